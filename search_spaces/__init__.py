@@ -1,0 +1,36 @@
+"""Search spaces: choices, architectures, the layers that they build and what these cost."""
+
+from search_spaces.cost import COSTS, Cost, arch_cost, costs
+from search_spaces.errors import SpaceError
+from search_spaces.evolve import crossover, mutate
+from search_spaces.family import FAMILIES, define_space, network, slot_configs, slot_index, slot_sizes, slots
+from search_spaces.layers import NETWORK_INPUT, Layer
+from search_spaces.slots import Slot
+from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json, digest
+
+__all__ = [
+    "COSTS",
+    "FAMILIES",
+    "NETWORK_INPUT",
+    "Arch",
+    "Choice",
+    "Codes",
+    "Cost",
+    "Layer",
+    "Slot",
+    "Space",
+    "SpaceError",
+    "When",
+    "arch_cost",
+    "canonical_json",
+    "costs",
+    "crossover",
+    "define_space",
+    "digest",
+    "mutate",
+    "network",
+    "slot_configs",
+    "slot_index",
+    "slot_sizes",
+    "slots",
+]

@@ -1,0 +1,95 @@
+"""Families: what turns an architecture into Layers.
+
+A family cuts its networks into *slots*, a chain of places whose layers depend on a handful of choices each: the stem,
+every block of every stage, the head. Whatever adds up over layers (cost, an additive latency) is then a small table a
+slot, and a whole population is looked up at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces import mobilenet_v3, tiny
+from search_spaces.errors import SpaceError
+from search_spaces.layers import NETWORK_INPUT, SLOT_INPUT, Layer
+from search_spaces.slots import Slot
+from search_spaces.space import Arch, Choice, Json, Space, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How a family reads its settings, which choices they open, and the slots that build the layers."""
+
+    settings: Callable[[Mapping[str, Json]], dict[str, Json]]
+    choices: Callable[[Mapping[str, Json]], tuple[Choice, ...]]
+    slots: Callable[[Mapping[str, Json]], tuple[Slot, ...]]
+
+
+FAMILIES: dict[str, Family] = {
+    "tiny": Family(tiny.settings, tiny.choices, tiny.slots),
+    "mobilenet_v3": Family(mobilenet_v3.settings, mobilenet_v3.choices, mobilenet_v3.slots),
+}
+
+
+def define_space(family: str, **settings: Json) -> Space:
+    """The space of a family under these settings; the ones left out take the family's defaults."""
+    if family not in FAMILIES:
+        raise SpaceError(f"unknown family {family!r}; known are {', '.join(FAMILIES)}")
+    complete = FAMILIES[family].settings(settings)
+    return Space(family, complete, FAMILIES[family].choices(complete))
+
+
+@lru_cache(maxsize=64)
+def slots(space: Space) -> tuple[Slot, ...]:
+    """The slots of a space, in the order in which data flows through them."""
+    return FAMILIES[space.family].slots(space.settings)
+
+
+@lru_cache(maxsize=4096)
+def network(space: Space, arch: Arch) -> tuple[Layer, ...]:
+    """The layers of one architecture, in the order in which they run."""
+    if arch.space_id != space.id:
+        raise SpaceError(f"architecture {arch.id} belongs to space {arch.space_id}, not to {space.id}")
+    values = _with_defaults(space, arch.values)
+    layers: list[Layer] = []
+    last = NETWORK_INPUT
+    for slot in slots(space):
+        built = slot.build({name: values[name] for name in slot.choices})
+        layers += [
+            replace(layer, inputs=tuple(last if name == SLOT_INPUT else name for name in layer.inputs))
+            for layer in built
+        ]
+        last = layers[-1].name if built else last
+    return tuple(layers)
+
+
+def slot_configs(space: Space, slot: Slot) -> Iterator[dict[str, Value]]:
+    """Every combination of values that the slot's choices can take, in the order of `slot_index`."""
+    for values in product(*(space.choices[space.columns[name]].values for name in slot.choices)):
+        yield dict(zip(slot.choices, values, strict=True))
+
+
+def slot_index(space: Space, slot: Slot, codes: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Which combination of `slot_configs` each row of canonical codes takes: `(n, choices)` -> `(n,)`."""
+    index = np.zeros(len(codes), dtype=np.int64)
+    for name in slot.choices:
+        column = space.columns[name]
+        index = index * int(space.cardinalities[column]) + codes[:, column]
+    return index
+
+
+def slot_sizes(space: Space) -> tuple[int, ...]:
+    """How many combinations each slot has."""
+    return tuple(prod(int(space.cardinalities[space.columns[name]]) for name in slot.choices) for slot in slots(space))
+
+
+def _with_defaults(space: Space, values: dict[str, Value]) -> dict[str, Value]:
+    return {choice.name: values.get(choice.name, choice.values[0]) for choice in space.choices}

@@ -1,0 +1,152 @@
+"""The vocabulary that cost, ONNX building, supernets and latency features share: operations with their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search_spaces.errors import SpaceError
+
+FLOAT_BYTES = 4
+
+# What a slot's first layer reads: whatever the slot before it put out.
+SLOT_INPUT = ""
+NETWORK_INPUT = "input"
+
+Shape = tuple[int, int, int]
+"""Channels, height, width of one image's activation; a vector is (features, 1, 1)."""
+
+OPS = ("conv", "linear", "global_pool", "add", "mul", "relu", "hswish", "hsigmoid")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One operation of a network.
+
+    `inputs` names the layers it reads. Convolutions pad by `kernel // 2`; `norm` says that batch norm follows a
+    convolution, which deployment folds into it. `linear` reads a pooled activation as a vector.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    in_shape: Shape
+    out_shape: Shape
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    norm: bool = False
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise SpaceError(f"layer {self.name!r} has operation {self.op!r}; known are {', '.join(OPS)}")
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight tensor, output channels first; empty for an operation without weights."""
+        if self.op == "conv":
+            return (self.out_shape[0], self.in_shape[0] // self.groups, self.kernel, self.kernel)
+        if self.op == "linear":
+            return (self.out_shape[0], self.in_shape[0])
+        return ()
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the weight tensor."""
+        return _product(self.weight_shape) if self.weight_shape else 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image; element-wise operations and pooling count as none."""
+        return self.weights * self.out_shape[1] * self.out_shape[2]
+
+    @property
+    def params(self) -> int:
+        """Trainable numbers: the weight, the bias, and the scale and shift of the batch norm that follows."""
+        return self.weights + self.out_shape[0] * (int(self.bias) + 2 * int(self.norm))
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of the fp32 output for one image."""
+        return FLOAT_BYTES * _product(self.out_shape)
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes read and written for one image in fp32: inputs, weights and output."""
+        read = len(self.inputs) * _product(self.in_shape)
+        return FLOAT_BYTES * (read + self.weights) + self.activation_bytes
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
+
+
+class Stack:
+    """Builds the layers of one slot: each call adds a layer that reads the one before, and returns its name."""
+
+    def __init__(self, slot: str, shape: Shape) -> None:
+        self.slot = slot
+        self.last = SLOT_INPUT
+        self.layers: list[Layer] = []
+        self._shapes: dict[str, Shape] = {SLOT_INPUT: shape}
+
+    @property
+    def shape(self) -> Shape:
+        return self._shapes[self.last]
+
+    def conv(
+        self,
+        name: str,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        norm: bool = True,
+        bias: bool = False,
+        source: str | None = None,
+    ) -> str:
+        """A convolution to `out` channels, reading `source` or the layer before."""
+        read = self.last if source is None else source
+        shape = self._shapes[read]
+        height, width = ((extent + 2 * (kernel // 2) - kernel) // stride + 1 for extent in shape[1:])
+        if shape[0] % groups or out % groups:
+            raise SpaceError(f"{self.slot}.{name}: {shape[0]} -> {out} channels do not split into {groups} groups")
+        return self._push(name, "conv", (read,), (out, height, width), kernel, stride, groups, norm, bias)
+
+    def linear(self, name: str, out: int) -> str:
+        return self._push(name, "linear", (self.last,), (out, 1, 1), bias=True)
+
+    def pool(self, name: str) -> str:
+        """Global average pooling to one value a channel."""
+        return self._push(name, "global_pool", (self.last,), (self.shape[0], 1, 1))
+
+    def unary(self, name: str, op: str) -> str:
+        return self._push(name, op, (self.last,), self.shape)
+
+    def binary(self, name: str, op: str, left: str, right: str) -> str:
+        """`add` of equal shapes, or `mul` of an activation by one value a channel."""
+        return self._push(name, op, (left, right), self._shapes[left])
+
+    def _push(
+        self,
+        name: str,
+        op: str,
+        inputs: tuple[str, ...],
+        out_shape: Shape,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm: bool = False,
+        bias: bool = False,
+    ) -> str:
+        full = f"{self.slot}.{name}"
+        in_shape = self._shapes[inputs[0]]
+        self.layers.append(Layer(full, op, inputs, in_shape, out_shape, kernel, stride, groups, norm, bias))
+        self._shapes[full] = out_shape
+        self.last = full
+        return full

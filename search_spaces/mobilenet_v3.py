@@ -1,0 +1,162 @@
+"""The once-for-all MobileNetV3 space: elastic kernel, expand ratio, depth and resolution.
+
+Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020; blocks from Howard
+et al., "Searching for MobileNetV3", ICCV 2019. Five stages of up to four inverted-residual blocks; with the default
+settings and one resolution the space has about 2 x 10^19 architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from search_spaces.errors import SpaceError
+from search_spaces.layers import Layer, Shape, Stack
+from search_spaces.settings import complete, distinct_channels, make_divisible, number, numbers
+from search_spaces.slots import Slot
+from search_spaces.space import Choice, Json, Value, When
+
+DEFAULTS: dict[str, Json] = {
+    "num_classes": 1000,
+    "in_channels": 3,
+    "resolutions": [224],
+    "width": 1.0,
+    "kernels": [3, 5, 7],
+    "expands": [3, 4, 6],
+    "depths": [2, 3, 4],
+    "stem": "standard",
+}
+
+# Output channels, activation and squeeze-excite of the five stages (Howard et al., table 1).
+STAGES = (
+    (24, "relu", False),
+    (40, "relu", True),
+    (80, "hswish", False),
+    (112, "hswish", True),
+    (160, "hswish", True),
+)
+STEM_CHANNELS, FINAL_EXPAND, FEATURES = 16, 960, 1280
+SE_REDUCTION = 4
+
+# Stride of the stem and of each stage. The small stem keeps 32 px images at 4 px in the last stage.
+STRIDES = {"standard": (2, (2, 2, 2, 1, 2)), "small": (1, (1, 2, 2, 1, 2))}
+
+
+def settings(given: Mapping[str, Json]) -> dict[str, Json]:
+    found = complete("mobilenet_v3", DEFAULTS, given)
+    number(found, "num_classes", 2, 1_000_000)
+    number(found, "in_channels", 1, 16)
+    number(found, "width", 0.1, 4.0, whole=False)
+    numbers(found, "resolutions", 8, 1024)
+    numbers(found, "kernels", 1, 11)
+    numbers(found, "expands", 1, 12, whole=False)
+    numbers(found, "depths", 1, 8)
+    if any(kernel % 2 == 0 for kernel in found["kernels"]):
+        raise SpaceError(f"kernels must be odd, not {found['kernels']!r}")
+    if found["stem"] not in STRIDES:
+        raise SpaceError(f"stem must be one of {', '.join(STRIDES)}, not {found['stem']!r}")
+    for stage, (channels, _, _) in enumerate(((STEM_CHANNELS, "", False), *STAGES), start=1):
+        distinct_channels(f"stage {stage}", "expands", _width(found, channels), found["expands"])
+    return found
+
+
+def choices(settings: Mapping[str, Json]) -> tuple[Choice, ...]:
+    found = [Choice("resolution", tuple(settings["resolutions"]))]
+    depths = tuple(settings["depths"])
+    for stage in range(1, len(STAGES) + 1):
+        found.append(Choice(f"s{stage}.depth", depths))
+        for block in range(max(depths)):
+            deep_enough = tuple(depth for depth in depths if depth > block)
+            when = None if deep_enough == depths else When(f"s{stage}.depth", deep_enough)
+            found.append(Choice(f"s{stage}.b{block}.expand", tuple(settings["expands"]), when))
+            found.append(Choice(f"s{stage}.b{block}.kernel", tuple(settings["kernels"]), when))
+    return tuple(found)
+
+
+def slots(settings: Mapping[str, Json]) -> tuple[Slot, ...]:
+    stem_stride, stage_strides = STRIDES[settings["stem"]]
+    found = [Slot("stem", ("resolution",), partial(_stem, settings, stem_stride))]
+    channels = _width(settings, STEM_CHANNELS)
+    shrink: tuple[int, ...] = (stem_stride,)
+    for stage, (out, act, se) in enumerate(STAGES, start=1):
+        for block in range(max(settings["depths"])):
+            name = f"s{stage}.b{block}"
+            names = ("resolution", f"s{stage}.depth", f"{name}.expand", f"{name}.kernel")
+            stride = stage_strides[stage - 1] if block == 0 else 1
+            build = partial(_block, settings, name, block, channels, shrink, _width(settings, out), stride, act, se)
+            found.append(Slot(name, names, build))
+            channels = _width(settings, out)
+            shrink = (*shrink, stride)
+    found.append(Slot("head", ("resolution",), partial(_head, settings, channels, shrink)))
+    return tuple(found)
+
+
+def _width(settings: Mapping[str, Json], channels: int) -> int:
+    return make_divisible(channels * settings["width"])
+
+
+def _shape(channels: int, resolution: int, strides: tuple[int, ...]) -> Shape:
+    """Shape after convolutions of these strides, each of odd kernel and padded by half of it."""
+    for stride in strides:
+        resolution = (resolution - 1) // stride + 1
+    return (channels, resolution, resolution)
+
+
+def _stem(settings: Mapping[str, Json], stride: int, values: Mapping[str, Value]) -> tuple[Layer, ...]:
+    stack = Stack("stem", _shape(settings["in_channels"], int(values["resolution"]), ()))
+    channels = _width(settings, STEM_CHANNELS)
+    stack.conv("conv", channels, kernel=3, stride=stride)
+    shortcut = stack.unary("act", "hswish")
+    stack.conv("depthwise", channels, kernel=3, groups=channels)
+    stack.unary("depthwise_act", "relu")
+    last = stack.conv("project", channels)
+    stack.binary("add", "add", last, shortcut)
+    return tuple(stack.layers)
+
+
+def _block(
+    settings: Mapping[str, Json],
+    name: str,
+    block: int,
+    channels: int,
+    shrink: tuple[int, ...],
+    out: int,
+    stride: int,
+    act: str,
+    se: bool,
+    values: Mapping[str, Value],
+) -> tuple[Layer, ...]:
+    """An inverted residual: expand 1x1, depthwise kxk, squeeze-excite, project 1x1; a shortcut where shapes agree."""
+    if block >= int(values[f"{name.partition('.')[0]}.depth"]):
+        return ()
+    stack = Stack(name, _shape(channels, int(values["resolution"]), shrink))
+    source = stack.last
+    middle = make_divisible(round(channels * float(values[f"{name}.expand"])))
+    stack.conv("expand", middle)
+    stack.unary("expand_act", act)
+    stack.conv("depthwise", middle, kernel=int(values[f"{name}.kernel"]), stride=stride, groups=middle)
+    gated = stack.unary("depthwise_act", act)
+    if se:
+        stack.pool("se.pool")
+        stack.conv("se.reduce", make_divisible(middle // SE_REDUCTION), norm=False, bias=True)
+        stack.unary("se.relu", "relu")
+        stack.conv("se.expand", middle, norm=False, bias=True)
+        gate = stack.unary("se.gate", "hsigmoid")
+        stack.binary("se.mul", "mul", gated, gate)
+    projected = stack.conv("project", out)
+    if stride == 1 and channels == out:
+        stack.binary("add", "add", projected, source)
+    return tuple(stack.layers)
+
+
+def _head(
+    settings: Mapping[str, Json], channels: int, shrink: tuple[int, ...], values: Mapping[str, Value]
+) -> tuple[Layer, ...]:
+    stack = Stack("head", _shape(channels, int(values["resolution"]), shrink))
+    stack.conv("expand", _width(settings, FINAL_EXPAND))
+    stack.unary("expand_act", "hswish")
+    stack.pool("pool")
+    stack.conv("features", _width(settings, FEATURES), norm=False)
+    stack.unary("features_act", "hswish")
+    stack.linear("classifier", settings["num_classes"])
+    return tuple(stack.layers)
