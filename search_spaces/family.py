@@ -41,16 +41,19 @@ FAMILIES: dict[str, Family] = {
 
 def define_space(family: str, **settings: Json) -> Space:
     """The space of a family under these settings; the ones left out take the family's defaults."""
-    if family not in FAMILIES:
-        raise SpaceError(f"unknown family {family!r}; known are {', '.join(FAMILIES)}")
-    complete = FAMILIES[family].settings(settings)
-    return Space(family, complete, FAMILIES[family].choices(complete))
+    known = _family(family)
+    complete = known.settings(settings)
+    return Space(family, complete, known.choices(complete))
 
 
 @lru_cache(maxsize=64)
 def slots(space: Space) -> tuple[Slot, ...]:
     """The slots of a space, in the order in which data flows through them."""
-    return FAMILIES[space.family].slots(space.settings)
+    found = _family(space.family).slots(space.settings)
+    missing = [name for slot in found for name in slot.choices if name not in space.columns]
+    if missing:
+        raise SpaceError(f"the space has no choice {missing[0]!r}, which family {space.family} needs")
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -89,6 +92,12 @@ def slot_index(space: Space, slot: Slot, codes: NDArray[np.integer[Any]]) -> NDA
 def slot_sizes(space: Space) -> tuple[int, ...]:
     """How many combinations each slot has."""
     return tuple(prod(int(space.cardinalities[space.columns[name]]) for name in slot.choices) for slot in slots(space))
+
+
+def _family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise SpaceError(f"unknown family {name!r}; known are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def _with_defaults(space: Space, values: dict[str, Value]) -> dict[str, Value]:

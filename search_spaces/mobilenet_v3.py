@@ -53,7 +53,7 @@ def settings(given: Mapping[str, Json]) -> dict[str, Json]:
     numbers(found, "depths", 1, 8)
     if any(kernel % 2 == 0 for kernel in found["kernels"]):
         raise SpaceError(f"kernels must be odd, not {found['kernels']!r}")
-    if found["stem"] not in STRIDES:
+    if found["stem"] not in tuple(STRIDES):  # not a lookup: what came need not be hashable
         raise SpaceError(f"stem must be one of {', '.join(STRIDES)}, not {found['stem']!r}")
     for stage, (channels, _, _) in enumerate(((STEM_CHANNELS, "", False), *STAGES), start=1):
         distinct_channels(f"stage {stage}", "expands", _width(found, channels), found["expands"])
@@ -131,7 +131,7 @@ def _block(
         return ()
     stack = Stack(name, _shape(channels, int(values["resolution"]), shrink))
     source = stack.last
-    middle = make_divisible(round(channels * float(values[f"{name}.expand"])))
+    middle = make_divisible(channels * float(values[f"{name}.expand"]))
     stack.conv("expand", middle)
     stack.unary("expand_act", act)
     stack.conv("depthwise", middle, kernel=int(values[f"{name}.kernel"]), stride=stride, groups=middle)

@@ -43,6 +43,12 @@ class When:
     choice: str
     values: tuple[Value, ...]
 
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise SpaceError(f"a condition waits for no value of {self.choice!r}")
+        if len(set(self.values)) != len(self.values):
+            raise SpaceError(f"a condition on {self.choice!r} repeats a value in {list(self.values)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -229,6 +235,11 @@ class Space:
         if not isinstance(document, dict) or document.get("format") != SPACE_FORMAT:
             found = document.get("format") if isinstance(document, dict) else type(document).__name__
             raise SpaceError(f"not a space definition: wanted format {SPACE_FORMAT!r}, found {found!r}")
+        for key, kind, wanted in (("family", str, "a name"), ("settings", dict, "an object")):
+            if not isinstance(document.get(key), kind):
+                raise SpaceError(
+                    f"broken space definition: {key} must be {wanted}, not {type(document.get(key)).__name__}"
+                )
         try:
             choices = []
             for entry in document["choices"]:

@@ -13,7 +13,7 @@ from functools import partial
 
 from search_spaces.errors import SpaceError
 from search_spaces.layers import Layer, Stack
-from search_spaces.settings import complete, distinct_channels, make_divisible, number, numbers
+from search_spaces.settings import complete, distinct_channels, make_divisible, number, number_ok, numbers
 from search_spaces.slots import Slot
 from search_spaces.space import Choice, Json, Value, When
 
@@ -46,7 +46,8 @@ def settings(given: Mapping[str, Json]) -> dict[str, Json]:
     channels, strides = found["channels"], found["strides"]
     if not (isinstance(channels, list) and channels and all(isinstance(c, int) and 8 <= c <= 2048 for c in channels)):
         raise SpaceError(f"channels must be a list of whole numbers from 8 to 2048, one a stage, not {channels!r}")
-    if not (isinstance(strides, list) and len(strides) == len(channels) and all(s in (1, 2) for s in strides)):
+    one_or_two = isinstance(strides, list) and all(number_ok(s, 1, 2, whole=True) for s in strides)
+    if not (one_or_two and len(strides) == len(channels)):
         raise SpaceError(f"strides must give 1 or 2 for each of the {len(channels)} stages, not {strides!r}")
     for stage, base in enumerate(channels, start=1):
         distinct_channels(f"stage {stage}", "widths", base, found["widths"])

@@ -1,0 +1,1 @@
+"""The pipeline: train, profile, search, export; jobs, runners and the command line."""

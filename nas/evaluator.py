@@ -1,0 +1,53 @@
+"""What a runner holds: the supernet with the images that its sub-networks are calibrated on and scored with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from search_spaces import Arch
+from supernets.calibrate import accuracy, calibrate
+from supernets.supernet import Supernet
+
+# One thread an evaluator, however many run side by side: rounding may depend on the number of threads, and the same
+# architecture must score the same under any number of jobs.
+THREADS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Top-1 accuracy on validation images, and the seconds that it took."""
+
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores architectures by calibrating batch norm on `calibration` and counting hits on `validation`."""
+
+    net: Supernet
+    calibration: list[Tensor]
+    validation: list[tuple[Tensor, Tensor]]
+
+    def score(self, arch: Arch) -> Score:
+        start = time.perf_counter()
+        with single_thread():
+            hits = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), self.validation)
+        return Score(hits, time.perf_counter() - start)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run torch operations on `THREADS` threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

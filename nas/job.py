@@ -1,0 +1,240 @@
+"""A job: what `nas run` reads from YAML. One schema, made from the dataclasses that the stages take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from latency_tables import Device, local_devices
+from nas.constraints import parse_constraint
+from nas.errors import JobError
+from search_spaces import FAMILIES
+from supernets.dataset import DataSource
+from supernets.train import TrainSettings
+
+Pick = Literal["fastest", "knee", "most-accurate"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """How a device is measured. `networks`: whole networks a device; `budget_s`: seconds a device at most;
+    `precision`: relative half-width of the median's confidence interval at which a network needs no more runs."""
+
+    networks: int = 60
+    budget_s: float = 120.0
+    precision: float = 0.02
+
+    def __post_init__(self) -> None:
+        _in_range("profile.networks", self.networks, 12, 100_000)
+        _in_range("profile.budget_s", self.budget_s, 0.1, 1e6)
+        _in_range("profile.precision", self.precision, 1e-4, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How to search. `evaluations`: architectures whose accuracy is evaluated; `population`: proposals a device and
+    generation; `constraints`: such as `latency_ms <= 5` or `macs <= 2e7`, to hold on every device, or `latency_ms@cpu_t1
+    <= 5` on one; `validation_images`: how many of them an evaluation reads (all of them by default)."""
+
+    sampler: str = "nsga2"
+    evaluations: int = 200
+    population: int = 24
+    constraints: tuple[str, ...] = ()
+    validation_images: int | None = None
+    calibration_batches: int = 4
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        _in_range("search.evaluations", self.evaluations, 4, 10_000_000)
+        _in_range("search.population", self.population, 4, 100_000)
+        _in_range("search.calibration_batches", self.calibration_batches, 1, 1000)
+        if self.validation_images is not None:
+            _in_range("search.validation_images", self.validation_images, 1, 10**9)
+        for text in self.constraints:
+            parse_constraint(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """What to hand over: `picks` of each device's front, as ONNX of this opset and IR version, with a free batch
+    dimension or that of the device."""
+
+    picks: tuple[Pick, ...] = ("fastest", "knee", "most-accurate")
+    opset: int = 17
+    ir_version: int = 8
+    dynamic_batch: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.picks:
+            raise JobError("export.picks must name at least one of fastest, knee, most-accurate")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A whole run. `space` is a family and its settings; `devices` left out are those that this machine offers."""
+
+    name: str
+    data: DataSource
+    space: Mapping[str, Any]
+    train: TrainSettings = field(default_factory=TrainSettings)
+    devices: tuple[Device, ...] = ()
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.name.startswith("."):
+            raise JobError(f"name must be letters, digits, '-', '_' and '.', not {self.name!r}")
+        if self.space.get("family") not in FAMILIES:
+            raise JobError(f"space.family must be one of {', '.join(FAMILIES)}, not {self.space.get('family')!r}")
+        _in_range("seed", self.seed, 0, 2**32 - 1)
+        names = [device.name for device in self.devices]
+        if len(set(names)) != len(names):
+            raise JobError(f"devices must have different names, got {', '.join(names)}")
+        for constraint in map(parse_constraint, self.search.constraints):
+            if constraint.device is not None and names and constraint.device not in names:
+                raise JobError(f"constraint {constraint.text!r} names a device that the job does not have: {', '.join(names)}")
+
+
+# What the pipeline fills in itself and a job file therefore does not say.
+DERIVED: dict[type, tuple[str, ...]] = {DataSource: ("size",), TrainSettings: ("seed",)}
+
+
+def read_job(path: Path) -> Job:
+    """The job in a YAML file; paths in it are relative to the file. `JobError` says in one line what is wrong."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise JobError(f"{path}: no such job file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise JobError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    try:
+        return job_from_json(document, relative_to=path.parent)
+    except JobError as error:
+        raise JobError(f"{path}: {error}") from error
+
+
+def job_from_json(document: Any, relative_to: Path | None = None) -> Job:
+    """A job from plain data: parsed YAML, or what `job_to_json` wrote."""
+    if not isinstance(document, dict):
+        raise JobError(f"wanted a mapping with data, space, train ..., got {type(document).__name__}")
+    schema = schema_of(Job)
+    try:
+        job: Job = _build(Job, schema.model_validate(document))
+    except ValidationError as error:
+        raise JobError(_explain(error, schema)) from error
+    except ValueError as error:
+        raise error if isinstance(error, JobError) else JobError(str(error)) from error
+    source, base = job.data, relative_to
+    if base is not None:
+        paths = {name: _relative(getattr(source, name), base) for name in ("path", "test_path")}
+        source = dataclasses.replace(source, **paths)
+    train = dataclasses.replace(job.train, seed=job.seed)
+    return dataclasses.replace(job, data=source, train=train, devices=job.devices or local_devices())
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """The resolved job as plain data, which `job_from_json` reads back."""
+    document: dict[str, Any] = _plain(job)
+    return document
+
+
+@cache
+def schema_of(cls: type) -> type[BaseModel]:
+    """The pydantic model of a dataclass: the same fields and defaults, unknown keys refused."""
+    hints = get_type_hints(cls)
+    fields: dict[str, Any] = {}
+    for each in dataclasses.fields(cls):
+        if each.name in DERIVED.get(cls, ()):
+            continue
+        if each.default is not dataclasses.MISSING:
+            default = each.default
+        elif each.default_factory is not dataclasses.MISSING:
+            default = dataclasses.MISSING
+        else:
+            default = ...
+        kind = _schema_type(hints[each.name])
+        fields[each.name] = (kind | None, None) if default is dataclasses.MISSING else (kind, default)
+    model: type[BaseModel] = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    return model
+
+
+def _schema_type(kind: Any) -> Any:
+    """The type with every dataclass in it replaced by its pydantic model."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return schema_of(kind)
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        return tuple[_schema_type(get_args(kind)[0]), ...]  # type: ignore[misc]
+    return kind
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """The dataclass that a validated model stands for, all the way down; its own checks run on the way."""
+    if get_origin(kind) in (Union, UnionType) and value is not None:
+        kind = next(option for option in get_args(kind) if option is not type(None))
+    if isinstance(value, BaseModel):
+        hints = get_type_hints(kind)
+        given = {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
+        return kind(**{name: _build(hints[name], v) for name, v in given.items() if v is not None})
+    if isinstance(value, tuple) and get_args(kind)[1:] == (...,):
+        return tuple(_build(get_args(kind)[0], item) for item in value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hidden = DERIVED.get(type(value), ())
+        names = [each.name for each in dataclasses.fields(value) if each.name not in hidden]
+        return {name: _plain(getattr(value, name)) for name in names if getattr(value, name) is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first thing wrong, with the key's full path and, for an unknown key, the near miss."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    known = _keys_beside(schema, first["loc"])
+    near = get_close_matches(str(first["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"{where}: unknown key; {hint}"
+
+
+def _keys_beside(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    model = schema
+    for part in path[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(iter(_models_in(model.model_fields[part].annotation)), model)
+    return list(model.model_fields)
+
+
+def _models_in(kind: Any) -> list[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [model for inner in get_args(kind) for model in _models_in(inner)]
+
+
+def _relative(path: str | None, base: Path) -> str | None:
+    return None if path is None else str(base / Path(path).expanduser())
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise JobError(f"{name} must be from {low:g} to {high:g}, not {value:g}")

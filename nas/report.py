@@ -1,0 +1,497 @@
+"""One run as one HTML page that opens anywhere, without a network: what was found, how far to trust it, what was run.
+
+The page carries plotly.js, its style and its script. The plots are plain `{data, layout}` dicts; a colour in them names
+a custom property of report.css, as in `@front`, so that report.js can paint them for light, dark and paper.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import yaml
+from plotly.offline import get_plotlyjs
+
+from nas.errors import JobError
+from nas.tables import (
+    ABSENT,
+    Network,
+    accuracy_lines,
+    amount,
+    code,
+    devices_table,
+    duration,
+    escaped,
+    exports_table,
+    facts_list,
+    finite,
+    folded_table,
+    front_csv,
+    front_table,
+    hover_lines,
+    hovers,
+    interval,
+    latency_lines,
+    mean_errors,
+    moment,
+    percent,
+    picks_table,
+    plain,
+    scientific,
+    significant,
+    small,
+    span,
+    table,
+    thinned,
+    trust_list,
+    verdict,
+)
+
+__all__ = ["SUMMARY_FORMAT", "front_csv", "render"]
+
+SUMMARY_FORMAT = "nas.summary/1"
+LOG_ABOVE = 4.0  # an axis whose ends are further apart than this factor is logarithmic
+MOST_POINTS = 4000  # of one trace: more only make the page slow
+ENDS = {"largest_val_accuracy": "Largest network", "smallest_val_accuracy": "Smallest network"}
+
+Device = Mapping[str, Any]
+Plot = dict[str, Any]
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The page of one run, from its summary.json. A JobError where the summary is of another format."""
+    if summary.get("format") != SUMMARY_FORMAT:
+        raise JobError(f"a report needs a summary of format {SUMMARY_FORMAT}, not {summary.get('format')!r}")
+    plots: dict[str, Plot] = {}
+    sections = (
+        _at_a_glance(summary),
+        _picks(summary["devices"]),
+        *(_device(plots, index, device) for index, device in enumerate(summary["devices"])),
+        _training(plots, summary["supernet"]),
+        _search(plots, summary["search"]),
+        _provenance(summary),
+    )
+    # A lone surrogate, from a file name that was not UTF-8, would make the page impossible to write.
+    return _page(summary, "".join(sections), plots).encode(errors="replace").decode()
+
+
+def _page(summary: Mapping[str, Any], main: str, plots: Mapping[str, Plot]) -> str:
+    plotly, script = (source.replace("</script", "<\\/script") for source in (get_plotlyjs(), _packaged("report.js")))
+    hashes = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in (plotly, script))
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    # The second lock, after escaping: this page may load nothing and run no scripts but these two.
+    policy = (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    links = [("picks", "Picks")] if 'id="picks"' in main else []
+    links += [(f"device-{index}", device["name"]) for index, device in enumerate(summary["devices"])]
+    links += [("training", "Training"), ("search", "Search"), ("run", "What was run on what")]
+    nav = "".join(f'<li><a href="#{target}">{escaped(label)}</a></li>' for target, label in links)
+    return Template(_packaged("report.html")).substitute(
+        name=escaped(summary["name"]),
+        finished=moment(summary["finished"]),
+        verdict=verdict(summary["devices"]),
+        nav=nav,
+        main=main,
+        policy=policy,
+        style=_packaged("report.css"),
+        plots=_json_in_script(plots),
+        plotly=plotly,
+        script=script,
+    )
+
+
+def _packaged(name: str) -> str:
+    return files("nas").joinpath(name).read_text(encoding="utf-8")
+
+
+def _json_in_script(document: object) -> str:
+    """JSON that can neither end the script element it stands in nor open a comment there. NaN becomes null."""
+    return json.dumps(_finite_only(document), allow_nan=False).replace("</", "<\\/").replace("<!", "<\\u0021")
+
+
+def _finite_only(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _finite_only(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_finite_only(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
+
+
+# What was found
+
+
+def _at_a_glance(summary: Mapping[str, Any]) -> str:
+    supernet, search, errors = summary["supernet"], summary["search"], mean_errors(summary["devices"])
+    facts = (
+        ("Devices", len(summary["devices"]), "each with its own front"),
+        ("Evaluations", f"{search['evaluations']:,}", f"{search['unique']:,} different networks"),
+        ("Largest network", percent(supernet["largest_test_accuracy"]), "test accuracy"),
+        ("Smallest network", percent(supernet["smallest_test_accuracy"]), "test accuracy"),
+        ("Prediction error", f"{span(errors, scale=100)}%" if errors else ABSENT, "mean, held-out networks"),
+        ("Total time", duration(sum(map(float, summary["stages"].values()))), "all stages"),
+    )
+    items = "".join(f"<div><dt>{name}</dt><dd>{value} <small>{note}</small></dd></div>" for name, value, note in facts)
+    return f'<section aria-label="At a glance"><dl class="glance">{items}</dl></section>'
+
+
+def _picks(devices: Sequence[Device]) -> str:
+    found = picks_table(devices)
+    text = (
+        "<p>From each front: the fastest network, the most accurate one, and the knee, beyond which a further point of "
+        "accuracy costs much more time. Speed is relative to the most accurate network of the same device.</p>"
+    )
+    return _section("picks", "Picks", text + found) if found else ""
+
+
+# A device
+
+
+def _device(plots: dict[str, Plot], index: int, device: Device) -> str:
+    name, evaluated = device["name"], device["evaluated"]
+    front = sorted(device["front"], key=lambda network: float(network["latency_ms_predicted"]))
+    facts = "".join(
+        f"<li>{escaped(key)} <b>{plain(value)}</b></li>"
+        for key, value in device["device"].items()
+        if value not in (None, "", [], {}, name)
+    )
+    parts = [f'<ul class="inline">{facts}</ul>']
+    if front or evaluated:
+        shown = thinned(evaluated, MOST_POINTS)
+        caption = (
+            "Each grey dot is a network that the search evaluated. The steps are the front: by predicted latency, no "
+            "evaluated network is both faster and more accurate than one on it. A pale bar is the interval in which "
+            "the predictor expects the latency; a diamond is what the device measured, with a line to its prediction. "
+            "Accuracy is on the validation images."
+        )
+        if len(shown) < len(evaluated):
+            caption += f" {len(shown):,} of {len(evaluated):,} evaluated networks are drawn."
+        title = f"Accuracy against latency on {name}"
+        parts.append(_figure(plots, f"pareto-{index}", _pareto_plot(shown, front), title, caption))
+    parts.append(f"<h3>The front</h3>{front_table(name, front)}" if front else "<p>The front is empty.</p>")
+    parts.append(f"<h3>How far to trust the predictions</h3>{_trust(plots, index, device)}")
+    if device["exports"]:
+        parts.append(
+            "<h3>Exported files</h3><p>Each file was run beside the network it was made from: the largest absolute "
+            "difference between their outputs, and how often both name the same class.</p>"
+            + exports_table(name, device["exports"])
+        )
+    return _section(f"device-{index}", name, "".join(parts))
+
+
+def _trust(plots: dict[str, Plot], index: int, device: Device) -> str:
+    name, predictor, held_out = device["name"], device["predictor"], device["predictor"]["held_out"]
+    again = [network for network in device["front"] if finite(network["latency_ms_measured"])]
+    text = (
+        f"<p>On networks that it had not seen, the predictor is off by {percent(predictor['mape'])} on average. "
+        f"Measuring the same network again moves it by {percent(predictor['noise_floor'])}; no predictor can beat this "
+        f"noise floor.</p>{trust_list(predictor, again)}"
+    )
+    if not held_out and not again:
+        return f"{text}<p>There are no measured networks to compare with.</p>"
+    caption = (
+        "A network on the diagonal was predicted exactly, one inside the pale band within 10%. Circles are networks "
+        "held out when the predictor was fitted; diamonds are networks of the front, measured after the search."
+    )
+    title = f"Predicted against measured latency on {name}"
+    figure = _figure(plots, f"trust-{index}", _trust_plot(thinned(held_out, MOST_POINTS), again), title, caption)
+    rows = [
+        (code(one["arch_id"]), significant(one["measured_ms"]), significant(one["predicted_ms"])) for one in held_out
+    ]
+    numbers = folded_table(f"Held-out networks of {name}", ("Network", "#Measured ms", "#Predicted ms"), rows)
+    return f'<div class="pair">{figure}<div>{text}{numbers}</div></div>'
+
+
+# Training, search, provenance
+
+
+def _training(plots: dict[str, Plot], supernet: Mapping[str, Any]) -> str:
+    history = thinned(supernet["history"], MOST_POINTS)
+    parts = [
+        f"<p>All networks share the {amount(supernet['params'])} parameters of one supernet, trained with the recipe "
+        f"{code(supernet['recipe'])} in {duration(supernet['train_seconds'])}. With its weights the largest network "
+        f"reaches {percent(supernet['largest_test_accuracy'], 2)} on the test images, the smallest "
+        f"{percent(supernet['smallest_test_accuracy'], 2)}.</p>",
+        '<div class="pair">',
+    ]
+    if any(finite(row["loss"]) is not None for row in history):
+        parts.append(_figure(plots, "loss", _loss_plot(history), "Training loss", "Lower is better."))
+    if any(finite(row[key]) is not None for row in history for key in ENDS):
+        caption = "On the validation images, for the largest and the smallest network of the space."
+        parts.append(_figure(plots, "accuracy", _accuracy_plot(history), "Accuracy during training", caption))
+    rows = [
+        (
+            f"{row['step']:,}",
+            significant(row["epoch"]),
+            significant(row["loss"], 4),
+            small(row["learning_rate"]),
+            *(percent(row[key], 2) for key in ENDS),
+        )
+        for row in supernet["history"]
+    ]
+    columns = ("#Step", "#Epoch", "#Loss", "#Learning rate", *(f"#{name}" for name in ENDS.values()))
+    parts += ["</div>", folded_table("Training history", columns, rows)]
+    return _section("training", "Training the supernet", "".join(parts))
+
+
+def _search(plots: dict[str, Plot], search: Mapping[str, Any]) -> str:
+    facts = (
+        ("Sampler", escaped(search["sampler"])),
+        ("Population", f"{search['population']:,}"),
+        ("Evaluations", f"{search['evaluations']:,}"),
+        ("Different networks", f"{search['unique']:,}"),
+        ("Hypervolume", significant(search["hypervolume"], 4)),
+        ("Time", duration(search["seconds"])),
+    )
+    parts = [facts_list(facts)]
+    history = search["hypervolume_history"]
+    if history:
+        caption = (
+            "The hypervolume is the area that the front dominates. It grows when a network is found that is faster, "
+            "more accurate or both; once it is flat, a longer search would find little more."
+        )
+        plot = _hypervolume_plot(thinned(history, MOST_POINTS))
+        parts.append(_figure(plots, "hypervolume", plot, "Progress of the search", caption))
+    rows = [(f"{row['evaluations']:,}", significant(row["hypervolume"], 4)) for row in history]
+    parts.append(folded_table("Hypervolume over evaluations", ("#Evaluations", "#Hypervolume"), rows))
+    return _section("search", "Search", "".join(parts))
+
+
+def _provenance(summary: Mapping[str, Any]) -> str:
+    space, data, stages = summary["space"], summary["data"], summary["stages"]
+    total = sum(map(float, stages.values())) or 1.0
+    rows = [
+        (
+            escaped(name),
+            f"{seconds:,.1f}",
+            duration(seconds),
+            f'<div class="bar"><span style="width:{100 * seconds / total:.1f}%"></span></div>',
+        )
+        for name, seconds in stages.items()
+    ]
+    facts = (
+        ("Data", f"{escaped(data['name'])} {code(data['id'])}"),
+        ("Images", f"{data['train']:,} to train, {data['validation']:,} to validate, {data['test']:,} to test"),
+        ("Files skipped", f"{data['skipped']:,}"),
+        ("Classes", f"{len(data['classes']):,}: {', '.join(map(escaped, data['classes']))}"),
+        ("Space", f"{escaped(space['family'])} {code(space['id'])}"),
+        ("Architectures", f"{scientific(space['size'])} from {space['choices']:,} choices"),
+        ("Constraints", "<br>".join(map(escaped, summary["search"]["constraints"])) or "none"),
+        ("Seed", escaped(summary["seed"])),
+        ("Versions", ", ".join(f"{escaped(name)} {code(version)}" for name, version in summary["versions"].items())),
+    )
+    config = yaml.safe_dump(json.loads(json.dumps(summary["config"])), sort_keys=False, allow_unicode=True, width=100)
+    devices = summary["devices"]
+    parts = (
+        facts_list(facts, "listed"),
+        f"<h3>Stages</h3>{table('Stages and their time', ('Stage', '#Seconds', '#Time', 'Share'), rows)}",
+        f"<h3>Devices as they were measured</h3>{devices_table(devices)}" if devices else "",
+        f'<details><summary>Resolved job file</summary><pre tabindex="0">{escaped(config)}</pre></details>',
+    )
+    return _section("run", "What was run on what", "".join(parts))
+
+
+# HTML
+
+
+def _section(target: str, heading: str, content: str) -> str:
+    heading = f'<h2 id="{target}-heading">{escaped(heading)}</h2>'
+    return f'<section id="{target}" aria-labelledby="{target}-heading">{heading}{content}</section>'
+
+
+def _figure(plots: dict[str, Plot], target: str, plot: Plot, title: str, caption: str) -> str:
+    plots[target] = plot
+    return (
+        f'<figure><div class="plot {target.partition("-")[0]}" id="{target}" role="img" aria-label="{escaped(title)}" '
+        f'aria-describedby="{target}-caption"></div>'
+        f'<figcaption id="{target}-caption"><b>{escaped(title)}.</b> {escaped(caption)}</figcaption></figure>'
+    )
+
+
+# Plots
+
+
+def _pareto_plot(evaluated: Sequence[Mapping[str, Any]], front: Sequence[Network]) -> Plot:
+    again = [network for network in front if finite(network["latency_ms_measured"])]
+    bounded = [network for network in front if interval(network) != ABSENT]
+    cloud = [(one["latency_ms_predicted"], 100 * one["val_accuracy"]) for one in evaluated]
+    cloud_hover = [hover_lines(one["arch_id"], *accuracy_lines(one), *latency_lines(one)) for one in evaluated]
+    predicted, measured = _points(front, "latency_ms_predicted"), _points(again, "latency_ms_measured")
+    front_line = {"color": "@front", "width": 1.5, "shape": "hv"}
+    data = (
+        _dots("Evaluated", cloud, cloud_hover, "@cloud", size=5),
+        _strokes("Interval", bounded, "latency_ms_low", "latency_ms_high", "@band", 9),
+        _strokes("Error", again, "latency_ms_predicted", "latency_ms_measured", "@measured", 2) | {"showlegend": False},
+        _dots("Predicted", predicted, hovers(front), "@front") | {"mode": "lines+markers", "line": front_line},
+        _dots("Measured", measured, hovers(again), "@measured", "diamond"),
+    )
+    ends = [network[end] for network in bounded for end in ("latency_ms_low", "latency_ms_high")]
+    x = _axis("Latency (ms)", [*(point[0] for point in cloud + predicted + measured), *ends])
+    y = _axis("Validation accuracy (%)", [point[1] for point in cloud + predicted], log=False, headroom=0.14)
+    labels = [_label(network, x["type"] == "log") for network in front if network["picks"]]
+    return _plot(data, x, y, annotations=labels)
+
+
+def _label(network: Network, log: bool) -> dict[str, Any]:
+    """The picks of a network, up and to the left of it: there the front leaves room."""
+    x = float(network["latency_ms_predicted"])
+    return {
+        "text": f"<b>{escaped(', '.join(network['picks']))}</b>",
+        "x": math.log10(x) if log else x,
+        "y": 100 * network["val_accuracy"],
+        "ax": -10,
+        "ay": -24,
+        "xanchor": "center",
+        "arrowhead": 0,
+        "arrowwidth": 1,
+        "arrowcolor": "@muted",
+        "standoff": 5,
+        "font": {"color": "@ink", "size": 13},
+    }
+
+
+def _trust_plot(held_out: Sequence[Mapping[str, Any]], again: Sequence[Network]) -> Plot:
+    """Measured latency across and predicted up, on one scale, with the diagonal and 10% to either side of it."""
+    apart = [(one["measured_ms"], one["predicted_ms"]) for one in held_out]
+    front = [(network["latency_ms_measured"], network["latency_ms_predicted"]) for network in again]
+    scale = _axis("Measured latency (ms)", [value for point in apart + front for value in point])
+    low, high = (10**end if scale["type"] == "log" else end for end in scale["range"])
+    corners = [(low, 1.1 * low), (high, 1.1 * high), (high, 0.9 * high), (low, 0.9 * low)]
+    hover = [hover_lines(one["arch_id"], *latency_lines(one, "predicted_ms", "measured_ms")) for one in held_out]
+    data = (
+        _line("Within 10%", corners, [], "@band", width=0) | {"fill": "toself", "fillcolor": "@band"},
+        _line("Exact", [(low, low), (high, high)], [], "@muted", width=1) | {"showlegend": False},
+        _dots("Held out", apart, hover, "@front", "circle-open"),
+        _dots("Front", front, hovers(again), "@measured", "diamond"),
+    )
+    return _plot(data, scale, scale | {"title": {**scale["title"], "text": "Predicted latency (ms)"}})
+
+
+def _loss_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
+    rows = [row for row in history if finite(row["loss"]) is not None]
+    hover = [f"step {row['step']:,}<br>loss {significant(row['loss'], 4)}" for row in rows]
+    line = _line("Loss", [(row["epoch"], row["loss"]) for row in rows], hover, "@front")
+    return _plot((line,), _axis("Epoch"), _axis("Loss"), showlegend=False)
+
+
+def _accuracy_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
+    data = []
+    for (key, name), color, symbol in zip(ENDS.items(), ("@front", "@measured"), ("circle", "diamond"), strict=True):
+        rows = [row for row in history if finite(row[key]) is not None]
+        hover = [f"{name}<br>epoch {significant(row['epoch'])}<br>{percent(row[key], 2)}" for row in rows]
+        line = _line(name, [(row["epoch"], 100 * row[key]) for row in rows], hover, color)
+        data.append(line | {"mode": "lines+markers", "marker": {"color": color, "size": 7, "symbol": symbol}})
+    return _plot(data, _axis("Epoch"), _axis("Validation accuracy (%)"))
+
+
+def _hypervolume_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
+    points = [(row["evaluations"], row["hypervolume"]) for row in history]
+    hover = [f"{x:,} evaluations<br>hypervolume {significant(y, 4)}" for x, y in points]
+    line = _line("Hypervolume", points, hover, "@front")
+    line["line"]["shape"] = "hv"
+    return _plot((line,), _axis("Evaluations"), _axis("Hypervolume"), showlegend=False)
+
+
+def _plot(data: Iterable[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], **layout: Any) -> Plot:
+    shared = {
+        "font": {"color": "@ink", "size": 13},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "bgcolor": "@card", "bordercolor": "@muted", "font": {"color": "@ink"}},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "bgcolor": "rgba(0,0,0,0)",
+            "font": {"size": 12},
+        },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "@cloud", "activecolor": "@front"},
+        "margin": {"l": 56, "r": 12, "t": 28, "b": 48},
+    }
+    return {"data": [trace for trace in data if trace["x"]], "layout": {**shared, "xaxis": x, "yaxis": y, **layout}}
+
+
+def _axis(title: str, values: Iterable[Any] = (), log: bool = True, headroom: float = 0.05) -> dict[str, Any]:
+    """An axis that holds the values with room at its ends, logarithmic where `log` allows it and they lie far apart.
+    Without values Plotly chooses the range."""
+    axis: dict[str, Any] = {
+        "type": "linear",
+        "title": {"text": title, "standoff": 12, "font": {"size": 13}},
+        "color": "@muted",
+        "gridcolor": "@grid",
+        "linecolor": "@muted",
+        "zeroline": False,
+        "automargin": True,
+    }
+    known = [number for value in values if (number := finite(value)) is not None]
+    if not known:
+        return axis
+    low, high = min(known), max(known)
+    if log and 0 < low * LOG_ABOVE < high:
+        axis |= {
+            "type": "log",
+            "tickvals": (ticks := _log_ticks(low, high)),
+            "ticktext": [f"{tick:,g}" for tick in ticks],
+        }
+        low, high = math.log10(low), math.log10(high)
+    width = high - low or abs(high) or 1.0
+    return axis | {"range": [low - 0.05 * width, high + headroom * width]}
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in between, more of them in each decade where there are few decades."""
+    per_decade = (1, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5) if high < 1000 * low else (1,)
+    ticks = [float(f"{step}e{decade}") for decade in range(-6, 9) for step in per_decade]
+    return [tick for tick in ticks if 0.9 * low < tick < 1.1 * high]
+
+
+def _trace(name: str, points: Iterable[tuple[Any, Any]], hover: Sequence[str]) -> dict[str, Any]:
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    shown = {"hoverinfo": "text", "hovertext": hover} if hover else {"hoverinfo": "skip"}
+    return {"type": "scatter", "name": name, "x": xs, "y": ys, **shown}
+
+
+def _dots(
+    name: str,
+    points: Iterable[tuple[Any, Any]],
+    hover: Sequence[str],
+    color: str,
+    symbol: str = "circle",
+    size: int = 9,
+) -> dict[str, Any]:
+    marker = {"color": color, "symbol": symbol, "size": size}
+    return {**_trace(name, points, hover), "mode": "markers", "marker": marker}
+
+
+def _line(
+    name: str, points: Iterable[tuple[Any, Any]], hover: Sequence[str], color: str, width: float = 2
+) -> dict[str, Any]:
+    return {**_trace(name, points, hover), "mode": "lines", "line": {"color": color, "width": width}}
+
+
+def _strokes(name: str, networks: Iterable[Network], start: str, end: str, color: str, width: float) -> dict[str, Any]:
+    """A level stroke for each network, from one of its latencies to another."""
+    gap = (None, None)
+    points = [
+        point
+        for network in networks
+        for point in (
+            (network[start], 100 * network["val_accuracy"]),
+            (network[end], 100 * network["val_accuracy"]),
+            gap,
+        )
+    ]
+    return _line(name, points, [], color, width)
+
+
+def _points(networks: Iterable[Network], latency: str) -> list[tuple[Any, Any]]:
+    return [(network[latency], 100 * network["val_accuracy"]) for network in networks]

@@ -1,0 +1,70 @@
+"""Augmentation of whole batches of 8-bit images, and their way to normalised floats. B, C, H, W as usual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from supernets.errors import SupernetError
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Random shift by up to `shift_px` (edges reflected), horizontal mirror, and a grey square of `cutout_px` a side."""
+
+    shift_px: int = 4
+    mirror: bool = True
+    cutout_px: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift_px < 0 or self.cutout_px < 0:
+            raise SupernetError(f"shift_px and cutout_px must not be negative, got {self.shift_px}, {self.cutout_px}")
+
+    def __call__(self, x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """A new batch of the same shape and type."""
+        batch, _, height, width = x_BCHW.shape
+        rows_BH = torch.arange(height).expand(batch, -1)
+        columns_BW = torch.arange(width).expand(batch, -1)
+        if self.shift_px:
+            offsets_2B1 = torch.randint(-self.shift_px, self.shift_px + 1, (2, batch, 1), generator=generator)
+            rows_BH = _reflect(rows_BH + offsets_2B1[0], height)
+            columns_BW = _reflect(columns_BW + offsets_2B1[1], width)
+        if self.mirror:
+            flip_B1 = torch.rand(batch, 1, generator=generator) < 0.5
+            columns_BW = torch.where(flip_B1, columns_BW.flip(1), columns_BW)
+        index_B = torch.arange(batch)[:, None, None]
+        # Indices apart from the sliced channels: the result comes as (B, H, W, C), which is channels-last already.
+        y_BCHW = x_BCHW[index_B, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
+        if self.cutout_px:
+            tops_2B1 = torch.rand(2, batch, 1, generator=generator)
+            inside_BH = _inside(tops_2B1[0], height, self.cutout_px)
+            inside_BW = _inside(tops_2B1[1], width, self.cutout_px)
+            y_BCHW = y_BCHW.masked_fill((inside_BH[:, :, None] & inside_BW[:, None, :])[:, None], 127)
+        return y_BCHW
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Mean and standard deviation of each channel, of pixels scaled to [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """8-bit images as normalised fp32, channels-last."""
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return x_BCHW.float().mul(1 / 255.0).sub(mean).div(std).contiguous(memory_format=torch.channels_last)
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    """Indices outside [0, size) mirrored at the border, without repeating the border pixel."""
+    return (size - 1) - ((size - 1) - index.abs()).abs() if size > 1 else torch.zeros_like(index)
+
+
+def _inside(where_B1: Tensor, size: int, side: int) -> Tensor:
+    """Which of `size` positions (B, size) a span of `side` covers, whose centre is at `where_B1` in [0, 1)."""
+    start_B1 = (where_B1 * size).long() - side // 2
+    positions = torch.arange(size)
+    return (positions >= start_B1) & (positions < start_B1 + side)

@@ -1,0 +1,123 @@
+"""One architecture taken out of a supernet: as a plain torch module, or as the folded weights of its deployed graph."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from search_spaces import NETWORK_INPUT, Arch, Layer, network
+from supernets.supernet import Stats, Supernet
+
+FoldedWeights = dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]]
+
+MODULES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "hswish": nn.Hardswish,
+    "hsigmoid": nn.Hardsigmoid,
+}
+OPERATORS = {"add": operator.add, "mul": operator.mul}
+
+
+def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphModule:
+    """A module of plain convolutions, batch norms and activations with copies of the weights, in evaluation mode.
+
+    It computes what `net(x, arch, stats)` computes in evaluation mode, bit for bit.
+    """
+    graph = fx.Graph()
+    modules: dict[str, nn.Module] = {}
+    values = {NETWORK_INPUT: graph.placeholder("input")}
+
+    def call(name: str, module: nn.Module, value: fx.Node) -> fx.Node:
+        modules[name] = module
+        return graph.call_module(name, (value,))
+
+    for layer in network(net.space, arch):
+        inputs = [values[name] for name in layer.inputs]
+        if layer.op in OPERATORS:
+            value = graph.call_function(OPERATORS[layer.op], tuple(inputs))
+        elif layer.op == "global_pool":
+            value = graph.call_method("mean", (inputs[0], (2, 3)), {"keepdim": True})
+        elif layer.op in MODULES:
+            value = call(layer.name, MODULES[layer.op](), inputs[0])
+        elif layer.op == "linear":
+            value = call(layer.name, _linear(net, layer), graph.call_method("flatten", (inputs[0], 1)))
+        else:
+            value = call(layer.name, _conv(net, layer), inputs[0])
+            if layer.norm:
+                value = call(f"{layer.name}_norm", _batch_norm(net, layer, stats), value)
+        values[layer.name] = value
+    graph.output(value)
+    return fx.GraphModule(modules, graph, class_name=f"{net.space.family}_{arch.id}").eval()
+
+
+def fold(net: Supernet, arch: Arch, stats: Stats | None = None) -> FoldedWeights:
+    """Weights by layer name with batch norm folded in, computed in double precision (Jacob et al., CVPR 2018, eq. 14)."""
+    folded: FoldedWeights = {}
+    for layer in network(net.space, arch):
+        if not layer.weight_shape:
+            continue
+        sliced, offset = net.weights(layer)
+        weight = sliced.detach().double()
+        bias = None if offset is None else offset.detach().double()
+        if layer.norm:
+            mean, var, scale, shift = (t.detach().double() for t in _normalisation(net, layer, stats))
+            gain = scale / torch.sqrt(var + net.norm(layer).eps)
+            weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
+            bias = shift + ((0.0 if bias is None else bias) - mean) * gain
+        folded[layer.name] = (_array(weight), None if bias is None else _array(bias))
+    return folded
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.float().numpy())
+
+
+def _normalisation(net: Supernet, layer: Layer, stats: Stats | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, scale and shift, (C,) each, of the batch norm after a convolution."""
+    norm, channels = net.norm(layer), layer.out_shape[0]
+    mean, var = norm.running(channels) if stats is None else stats[layer.name]
+    return mean, var, norm.weight[:channels], norm.bias[:channels]
+
+
+def _conv(net: Supernet, layer: Layer) -> nn.Conv2d:
+    weight, bias = net.weights(layer)
+    conv = nn.Conv2d(
+        layer.in_shape[0],
+        layer.out_shape[0],
+        layer.kernel,
+        layer.stride,
+        layer.kernel // 2,
+        groups=layer.groups,
+        bias=bias is not None,
+    )
+    _copy(conv.weight, weight)
+    if conv.bias is not None and bias is not None:
+        _copy(conv.bias, bias)
+    return conv
+
+
+def _linear(net: Supernet, layer: Layer) -> nn.Linear:
+    weight, bias = net.weights(layer)
+    linear = nn.Linear(layer.weight_shape[1], layer.weight_shape[0])
+    _copy(linear.weight, weight)
+    if bias is not None:
+        _copy(linear.bias, bias)
+    return linear
+
+
+def _batch_norm(net: Supernet, layer: Layer, stats: Stats | None) -> nn.BatchNorm2d:
+    module = nn.BatchNorm2d(layer.out_shape[0], eps=net.norm(layer).eps)
+    targets = (module.running_mean, module.running_var, module.weight, module.bias)
+    for target, source in zip(targets, _normalisation(net, layer, stats), strict=True):
+        assert target is not None, "a BatchNorm2d that tracks statistics has all four"
+        _copy(target, source)
+    return module
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    with torch.no_grad():
+        target.copy_(source)
