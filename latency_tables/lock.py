@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latency_tables.errors import BusyError
+from latency_tables.errors import BusyError, LatencyError
 
 POLL_S = 0.05
 
@@ -25,7 +25,10 @@ def exclusive(timeout_s: float, path: Path | None = None) -> Iterator[None]:
     """Hold the machine for measuring; wait up to `timeout_s` for another process, then `BusyError` says which."""
     place = lock_path() if path is None else path
     # The name is easy to guess and the folder open to all: never write through somebody's link.
-    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise LatencyError(f"the measurement lock {place} cannot be opened: {error.strerror}; remove it") from error
     try:
         _acquire(descriptor, timeout_s, place)
         os.ftruncate(descriptor, 0)

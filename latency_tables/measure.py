@@ -14,7 +14,7 @@ import numpy as np
 
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
-from latency_tables.measurement import Measurement, precision
+from latency_tables.measurement import Measurement, median_precision
 from latency_tables.sessions import SPINNING, Graph, Opener, Run, open_session
 
 PROTOCOL = 1
@@ -25,8 +25,12 @@ PROTOCOL = 1
   A visit is a few unrecorded inferences, which bring code and weights back into the caches, then about `visit_ms` of
   recorded ones, one by one. Garbage collection is off meanwhile.
 - A canary, a fixed small network, is timed between every few graphs. A visit counts when the slower of the readings
-  on its two sides is within `disturbed` of the reference, the lower quartile of all readings so far; otherwise it is
-  rejected and the graph is visited once more. A busy neighbour doubles a median; the canary sees that at once.
+  on its two sides is within `disturbed` of the reference, the lower quartile of all readings so far: then neither the
+  clock frequency nor a neighbour on the same core has changed.
+- A visit counts only if its thread had the processor all the time: CPU time over wall time is within `preempted` of
+  the graph's best visit. With two busy processes on two cores this caught 94-100% of the visits that were over 10%
+  slow, and what was left spread by 2% instead of 35%; the canary, done within one time slice, saw none of them.
+- A visit that does not count is rejected, and the graph visited once more.
 - A graph is done when the interval of its median is narrow enough; the statistic is the median over all kept samples.
 - Sessions stay open while their models fit `open_bytes`, and their idle threads do not spin (`sessions.SPINNING`).
 """
@@ -52,12 +56,14 @@ class Protocol:
     visit_ms: float = 3.0
     min_runs: int = 3
     max_runs: int = 50
-    warm_up_runs: int = 2
+    warm_up_ms: float = 0.3
+    """Unrecorded inferences that begin a visit; always at least one."""
     warm_up_s: float = 2.0
     """The longest wait for the canary to settle before the first round."""
-    budget_s: float = 300.0
+    budget_s: float = 120.0
     """Ends the measurement after the block in which it runs out, but never before every graph has one round."""
     disturbed: float = 0.1
+    preempted: float = 0.05
     canary_every: int = 6
     """Graphs between two canary readings."""
     canary_runs: int = 7
@@ -65,10 +71,10 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("min_rounds", "min_runs", "warm_up_runs", "canary_every", "canary_runs"):
+        for name in ("min_rounds", "min_runs", "canary_every", "canary_runs"):
             if getattr(self, name) < 1:
                 raise LatencyError(f"protocol: {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("target_precision", "visit_ms", "budget_s", "disturbed"):
+        for name in ("target_precision", "visit_ms", "budget_s", "disturbed", "preempted"):
             if not getattr(self, name) > 0:
                 raise LatencyError(f"protocol: {name} must be above 0, not {getattr(self, name)}")
         if self.max_rounds < self.min_rounds or self.max_runs < self.min_runs:
@@ -79,6 +85,7 @@ class Protocol:
 class _Visit:
     samples_us: tuple[float, ...]
     canary_us: float
+    cpu_share: float
     median_us: float
 
 
@@ -99,7 +106,8 @@ def measure(
     earlier: Mapping[str, Measurement] | None = None,
     on_round: OnRound | None = None,
     open_graph: Opener = open_session,
-    clock: Clock = time.monotonic,
+    clock: Clock = time.perf_counter,
+    cpu_clock: Clock = time.thread_time,
 ) -> dict[str, Measurement]:
     """Measure all graphs side by side, by `PROTOCOL`: key -> Measurement.
 
@@ -109,7 +117,7 @@ def measure(
     if len({graph.key for graph in graphs}) != len(graphs):
         raise LatencyError("two graphs to measure have the same key")
     subjects = [_Subject(graph, _visits_of((earlier or {}).get(graph.key))) for graph in graphs]
-    bench = _Bench(device, protocol or Protocol(), open_graph, clock, subjects)
+    bench = _Bench(device, protocol or Protocol(), open_graph, (clock, cpu_clock), subjects)
     if graphs:
         bench.warm_up()
         bench.go_round(on_round)
@@ -117,26 +125,27 @@ def measure(
 
 
 def _visits_of(known: Measurement | None) -> list[_Visit]:
-    pairs = zip(known.rounds_us, known.canary_us, strict=True) if known else ()
-    return [_visit(samples, canary) for samples, canary in pairs]
-
-
-def _visit(samples_us: tuple[float, ...], canary_us: float) -> _Visit:
-    return _Visit(samples_us, canary_us, float(np.median(samples_us)))
+    rounds = zip(known.rounds_us, known.canary_us, known.cpu_shares, strict=True) if known else ()
+    return [_Visit(samples, canary, share, float(np.median(samples))) for samples, canary, share in rounds]
 
 
 class _Bench:
     """The device with its canary and the graphs on it, for one call of `measure`."""
 
     def __init__(
-        self, device: Device, protocol: Protocol, open_graph: Opener, clock: Clock, subjects: list[_Subject]
+        self,
+        device: Device,
+        protocol: Protocol,
+        open_graph: Opener,
+        clocks: tuple[Clock, Clock],
+        subjects: list[_Subject],
     ) -> None:
         self.device = device
         self.protocol = protocol
         self.open_graph = open_graph
-        self.clock = clock
+        self.clock, self.cpu_clock = clocks
         self.subjects = subjects
-        self.deadline = clock() + protocol.budget_s
+        self.deadline = self.clock() + protocol.budget_s
         self.keep_open = sum(len(subject.graph.model) for subject in subjects) <= protocol.open_bytes
         self.canary = open_graph(Graph("canary", CANARY.read_bytes()), replace(device, batch=1))
         self.readings_us: list[float] = []
@@ -182,29 +191,46 @@ class _Bench:
         before = self.read_canary()
         taken = [(subject, self.visit(subject)) for subject in block]
         worst = max(before, self.read_canary())
-        for subject, samples in taken:
-            subject.visits.append(_visit(samples, worst))
+        for subject, (samples, share) in taken:
+            subject.visits.append(_Visit(samples, worst, share, float(np.median(samples))))
 
-    def visit(self, subject: _Subject) -> tuple[float, ...]:
-        """Samples of one visit, in microseconds."""
+    def visit(self, subject: _Subject) -> tuple[tuple[float, ...], float]:
+        """Samples of one visit in microseconds, and the share of that time that the calling thread had a processor."""
         protocol = self.protocol
         run = subject.run or self.open_graph(subject.graph, self.device)
         with _without_gc():
-            typical_us = min(run() for _ in range(protocol.warm_up_runs))
-            runs = int(np.clip(protocol.visit_ms * 1e3 / typical_us, protocol.min_runs, protocol.max_runs))
+            warm = [run()]
+            while sum(warm) < protocol.warm_up_ms * 1e3:
+                warm.append(run())
+            runs = int(np.clip(protocol.visit_ms * 1e3 / min(warm), protocol.min_runs, protocol.max_runs))
+            start, cpu_start = self.clock(), self.cpu_clock()
             samples = tuple(run() for _ in range(runs))
+            cpu_s, wall_s = self.cpu_clock() - cpu_start, self.clock() - start
         subject.run = run if self.keep_open else None
-        return samples
+        return samples, cpu_s / wall_s if wall_s > 0 else 1.0
 
     @property
     def reference_us(self) -> float:
         """The undisturbed canary: the lower quartile of its readings."""
         return float(np.percentile(self.readings_us, 25))
 
+    def disturbance(self, subject: _Subject) -> list[float]:
+        """How disturbed each visit was; up to 1 it counts."""
+        reference = self.reference_us
+        # Against the graph's own best: a thread that waits for an accelerator is off the processor by its nature.
+        best = max((visit.cpu_share for visit in subject.visits), default=0.0) or 1.0
+        return [
+            max(
+                abs(visit.canary_us / reference - 1) / self.protocol.disturbed,
+                (1 - visit.cpu_share / best) / self.protocol.preempted,
+            )
+            for visit in subject.visits
+        ]
+
     def calm(self, subject: _Subject) -> list[_Visit]:
-        """The visits beside which the canary was as the reference."""
-        reference, most = self.reference_us, self.protocol.disturbed
-        return [visit for visit in subject.visits if abs(visit.canary_us / reference - 1) <= most]
+        """The visits that count."""
+        levels = self.disturbance(subject)
+        return [visit for visit, level in zip(subject.visits, levels, strict=True) if level <= 1]
 
     def is_done(self, subject: _Subject) -> bool:
         calm = self.calm(subject)
@@ -214,7 +240,7 @@ class _Bench:
     def is_precise(self, visits: list[_Visit]) -> bool:
         if len(visits) < self.protocol.min_rounds:
             return False
-        return precision([visit.median_us for visit in visits]) <= self.protocol.target_precision
+        return median_precision([visit.median_us for visit in visits]) <= self.protocol.target_precision
 
     def results(self) -> dict[str, Measurement]:
         """What is measured so far, of every graph that was visited."""
@@ -223,21 +249,20 @@ class _Bench:
 
     def result(self, subject: _Subject, load: float | None) -> Measurement:
         """The calm visits; where these are too few, the least disturbed ones with them."""
-        calm = self.calm(subject)
-        reference = self.reference_us
-        kept = calm
-        if len(calm) < self.protocol.min_rounds:
-            ranked = sorted(subject.visits, key=lambda visit: abs(visit.canary_us / reference - 1))
-            best = {id(visit) for visit in ranked[: self.protocol.min_rounds]}
-            kept = [visit for visit in subject.visits if id(visit) in best]
+        levels = self.disturbance(subject)
+        calm = sum(level <= 1 for level in levels)
+        # Where too few are calm, up to the level of the least disturbed ones that make the number full.
+        limit = max(1.0, sorted(levels)[: self.protocol.min_rounds][-1])
+        kept = [visit for visit, level in zip(subject.visits, levels, strict=True) if level <= limit]
         return Measurement(
             key=subject.graph.key,
             rounds_us=tuple(visit.samples_us for visit in kept),
             canary_us=tuple(visit.canary_us for visit in kept),
-            reference_us=reference,
-            rejected_rounds=len(subject.visits) - len(calm),
-            disturbed=len(kept) > len(calm),
-            converged=self.is_precise(calm),
+            cpu_shares=tuple(visit.cpu_share for visit in kept),
+            reference_us=self.reference_us,
+            rejected_rounds=len(subject.visits) - calm,
+            disturbed=len(kept) > calm,
+            converged=len(kept) == calm and self.is_precise(kept),
             spinning=SPINNING,
             load_average=load,
         )

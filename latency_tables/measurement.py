@@ -23,13 +23,14 @@ PLAIN = {"key": str, "rejected_rounds": int, "disturbed": bool, "converged": boo
 class Measurement:
     """Wall times of single inferences, batch included. Lower is better.
 
-    `rounds_us` holds the samples of every round that was kept, in the order taken. Beside each round stands the slower
-    of the two canary readings around it: how disturbed the machine was just then.
+    `rounds_us` holds the samples of every round that was kept, in the order taken. Beside each round stand the slower
+    of the two canary readings around it, and the share of its time that the calling thread had a processor.
     """
 
     key: str
     rounds_us: tuple[tuple[float, ...], ...]
     canary_us: tuple[float, ...]
+    cpu_shares: tuple[float, ...]
     reference_us: float
     """The undisturbed canary, as far as this measurement saw it."""
     rejected_rounds: int
@@ -45,14 +46,14 @@ class Measurement:
     def __post_init__(self) -> None:
         if not self.rounds_us or not all(self.rounds_us):
             raise LatencyError(f"measurement {self.key}: every one of at least one round needs a sample")
-        if len(self.canary_us) != len(self.rounds_us):
-            raise LatencyError(
-                f"measurement {self.key}: {len(self.canary_us)} canary readings for {len(self.rounds_us)} rounds"
-            )
+        if not len(self.canary_us) == len(self.cpu_shares) == len(self.rounds_us):
+            raise LatencyError(f"measurement {self.key}: canary_us and cpu_shares must have one value for each round")
         times = (self.reference_us, *self.canary_us, *(sample for samples in self.rounds_us for sample in samples))
         bad = next((time for time in times if not (math.isfinite(time) and time > 0)), None)
         if bad is not None:
             raise LatencyError(f"measurement {self.key}: a time must be a positive number of microseconds, not {bad}")
+        if not all(math.isfinite(share) and share >= 0 for share in self.cpu_shares):
+            raise LatencyError(f"measurement {self.key}: a share of time must be a number from 0")
 
     @property
     def samples_us(self) -> NDArray[np.float64]:
@@ -104,7 +105,7 @@ class Measurement:
     @property
     def precision(self) -> float:
         """Half the width of the 95% interval of the median, relative to it; infinite for a single round."""
-        return precision([float(np.median(samples)) for samples in self.rounds_us])
+        return median_precision([float(np.median(samples)) for samples in self.rounds_us])
 
     def to_json(self) -> dict[str, Json]:
         return asdict(self)
@@ -120,15 +121,16 @@ class Measurement:
             for name, kind in PLAIN.items():
                 if type(found[name]) is not kind:
                     raise TypeError(f"{name} must be {kind.__name__}, not {found[name]!r}")
-            found["rounds_us"] = tuple(tuple(map(_time, samples)) for samples in found["rounds_us"])
-            found["canary_us"] = tuple(map(_time, found["canary_us"]))
-            found["reference_us"] = _time(found["reference_us"])
+            found["rounds_us"] = tuple(tuple(map(_number, samples)) for samples in found["rounds_us"])
+            found["canary_us"] = tuple(map(_number, found["canary_us"]))
+            found["cpu_shares"] = tuple(map(_number, found["cpu_shares"]))
+            found["reference_us"] = _number(found["reference_us"])
             return Measurement(**found)
         except TypeError as error:
             raise LatencyError(f"measurement {found['key']}: {error}") from error
 
 
-def precision(medians_us: list[float]) -> float:
+def median_precision(medians_us: list[float]) -> float:
     """Half the width of the interval of the median of round medians, relative to it; infinite for fewer than two.
 
     From order statistics, so without assuming a distribution. Rounds count as independent, the samples of one round do
@@ -151,7 +153,7 @@ def _rank(n: int) -> int:
     return rank
 
 
-def _time(value: Json) -> float:
+def _number(value: Json) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"a time must be a number, not {value!r}")
+        raise TypeError(f"wanted a number, not {value!r}")
     return float(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -45,6 +46,9 @@ class LatencyPredictor(Protocol):
 
     def interval(self, codes: Codes, coverage: float) -> tuple[F64, F64]:
         """Bounds in milliseconds, `(n,)` each, between which this share of measured latencies should lie."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file that `load_predictor` reads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,11 +115,8 @@ class AdditivePredictor:
         }
 
     @staticmethod
-    def from_json(document: Json) -> AdditivePredictor:
+    def from_json(document: dict[str, Json]) -> AdditivePredictor:
         """Read what `to_json` wrote; `LatencyError` names what is wrong."""
-        found = document.get("format") if isinstance(document, dict) else type(document).__name__
-        if found != PREDICTOR_FORMAT or document.get("kind") != "additive":
-            raise LatencyError(f"format: wanted {PREDICTOR_FORMAT!r} of kind 'additive', found {found!r}")
         try:
             return AdditivePredictor(
                 Space.from_json(document["space"]),
@@ -132,10 +133,19 @@ class AdditivePredictor:
         write_atomically(path, canonical_json(self.to_json()) + "\n")
 
 
+PREDICTORS: dict[str, Callable[[dict[str, Json]], AdditivePredictor]] = {"additive": AdditivePredictor.from_json}
+
+
 def load_predictor(path: str | os.PathLike[str], *, space: Space | None = None) -> AdditivePredictor:
-    """Read what `AdditivePredictor.save` wrote; give `space` to refuse a predictor of another one."""
+    """Read what a predictor's `save` wrote; give `space` to refuse a predictor of another one."""
     try:
-        predictor = AdditivePredictor.from_json(json.loads(Path(path).read_bytes()))
+        document = json.loads(Path(path).read_bytes())
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        if found != PREDICTOR_FORMAT:
+            raise LatencyError(f"format: wanted {PREDICTOR_FORMAT!r}, found {found!r}")
+        if document.get("kind") not in tuple(PREDICTORS):
+            raise LatencyError(f"kind: wanted one of {', '.join(PREDICTORS)}, found {document.get('kind')!r}")
+        predictor = PREDICTORS[document["kind"]](document)
     except OSError as error:
         raise LatencyError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -94,8 +94,8 @@ def plan(space: Space, n: int, seed: int = 0) -> tuple[Arch, ...]:
             break
         # One of the few nearest, at random: the very nearest would prefer the crowded middle of each gap.
         distance = np.where(free, np.abs(log_macs - target), np.inf)
-        near = np.argsort(distance, kind="stable")[: min(4, int(free.sum()))]
-        pick = int(rng.choice(near))
+        near = np.argpartition(distance, min(4, len(pool)) - 1)[:4]
+        pick = int(rng.choice(near[free[near]]))
         free[pick] = False
         chosen.append(pick)
     rows = np.concatenate([ends[:1], pool[chosen], ends[1:]]).astype(np.int16)

@@ -80,14 +80,14 @@ def open_session(graph: Graph, device: Device) -> Run:
 
     def timed() -> float:
         # Plain `run`, as a service calls it: binding inputs and outputs once would leave out copies that users pay.
-        start = clock()
-        run(outputs, feeds)
-        return (clock() - start) / 1e3
+        try:
+            start = clock()
+            run(outputs, feeds)
+            return (clock() - start) / 1e3
+        except RUNTIME_ERRORS as error:
+            raise LatencyError(f"graph {graph.key!r} does not run: {_one_line(error)}") from error
 
-    try:
-        timed()
-    except RUNTIME_ERRORS as error:
-        raise LatencyError(f"graph {graph.key!r} does not run: {_one_line(error)}") from error
+    timed()
     return timed
 
 

@@ -68,6 +68,7 @@ class LatencyTable:
         """Their median latencies, `(n,)`."""
         return np.array([entry.measurement.median_us for entry in self.entries]) / 1e3
 
+    @property
     def noise_floor(self) -> float:
         """The median over the entries of how far two halves of one measurement lie apart, relative."""
         return float(np.median([entry.measurement.noise_floor for entry in self.entries]))

@@ -7,16 +7,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables import LatencyPredictor
+from latency_tables.predictor import LatencyPredictor
 from nas.errors import Infeasible, JobError
 from search_spaces import COSTS, Codes, Space, costs, crossover, mutate
 
-Metric = Callable[[Space, LatencyPredictor, NDArray[np.integer[Any]]], NDArray[np.float64]]
+Metric = Callable[[Space, LatencyPredictor, Codes], NDArray[np.float64]]
 
 
 def _cost(name: str) -> Metric:

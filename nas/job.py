@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from latency_tables import Device, local_devices
+from latency_tables.device import Device, local_devices
 from nas.constraints import parse_constraint
 from nas.errors import JobError
 from search_spaces import FAMILIES
@@ -103,11 +103,13 @@ class Job:
             raise JobError(f"devices must have different names, got {', '.join(names)}")
         for constraint in map(parse_constraint, self.search.constraints):
             if constraint.device is not None and names and constraint.device not in names:
-                raise JobError(f"constraint {constraint.text!r} names a device that the job does not have: {', '.join(names)}")
+                raise JobError(
+                    f"constraint {constraint.text!r} names a device that the job does not have: {', '.join(names)}"
+                )
 
 
-# What the pipeline fills in itself and a job file therefore does not say.
-DERIVED: dict[type, tuple[str, ...]] = {DataSource: ("size",), TrainSettings: ("seed",)}
+# What the pipeline fills in itself and a job file therefore does not say, with the value it has until then.
+DERIVED: dict[type, dict[str, Any]] = {DataSource: {"size": 32}, TrainSettings: {"seed": 0}}
 
 
 def read_job(path: Path) -> Job:
@@ -139,8 +141,8 @@ def job_from_json(document: Any, relative_to: Path | None = None) -> Job:
         raise error if isinstance(error, JobError) else JobError(str(error)) from error
     source, base = job.data, relative_to
     if base is not None:
-        paths = {name: _relative(getattr(source, name), base) for name in ("path", "test_path")}
-        source = dataclasses.replace(source, **paths)
+        path, test_path = _relative(source.path, base), _relative(source.test_path, base)
+        source = dataclasses.replace(source, path=path, test_path=test_path)
     train = dataclasses.replace(job.train, seed=job.seed)
     return dataclasses.replace(job, data=source, train=train, devices=job.devices or local_devices())
 
@@ -157,7 +159,7 @@ def schema_of(cls: type) -> type[BaseModel]:
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {}
     for each in dataclasses.fields(cls):
-        if each.name in DERIVED.get(cls, ()):
+        if each.name in DERIVED.get(cls, {}):
             continue
         if each.default is not dataclasses.MISSING:
             default = each.default
@@ -187,7 +189,8 @@ def _build(kind: Any, value: Any) -> Any:
     if isinstance(value, BaseModel):
         hints = get_type_hints(kind)
         given = {name: getattr(value, name) for name in type(value).model_fields if name in value.model_fields_set}
-        return kind(**{name: _build(hints[name], v) for name, v in given.items() if v is not None})
+        values = {name: _build(hints[name], v) for name, v in given.items() if v is not None}
+        return kind(**DERIVED.get(kind, {}), **values)
     if isinstance(value, tuple) and get_args(kind)[1:] == (...,):
         return tuple(_build(get_args(kind)[0], item) for item in value)
     return value
@@ -195,7 +198,7 @@ def _build(kind: Any, value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hidden = DERIVED.get(type(value), ())
+        hidden = DERIVED.get(type(value), {})
         names = [each.name for each in dataclasses.fields(value) if each.name not in hidden]
         return {name: _plain(getattr(value, name)) for name in names if getattr(value, name) is not None}
     if isinstance(value, list | tuple):

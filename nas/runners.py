@@ -63,7 +63,7 @@ class RayRunner:
         local = {} if self._address else {"num_cpus": self._jobs, "include_dashboard": False}
         ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         shared = ray.put(self._evaluator)
-        remote = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Actor)
+        remote = ray.remote(num_cpus=1)(_Actor)
         self._actors = [remote.remote(shared) for _ in range(self._jobs)]
         return self
 

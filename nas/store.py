@@ -32,7 +32,9 @@ class EvaluationStore:
             raise JobError(f"{path}: cannot be used as an evaluation store ({error})") from error
         if found != identity:
             self._database.close()
-            raise JobError(f"{path}: holds evaluations of another supernet, data or calibration ({found}, not {identity})")
+            raise JobError(
+                f"{path}: holds evaluations of another supernet, data or calibration ({found}, not {identity})"
+            )
 
     def known(self) -> dict[str, float]:
         """Validation accuracy by architecture id."""
@@ -52,5 +54,7 @@ class EvaluationStore:
     def __enter__(self) -> EvaluationStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._database.close()

@@ -60,7 +60,10 @@ class Normalisation:
 
 def _reflect(index: Tensor, size: int) -> Tensor:
     """Indices outside [0, size) mirrored at the border, without repeating the border pixel."""
-    return (size - 1) - ((size - 1) - index.abs()).abs() if size > 1 else torch.zeros_like(index)
+    if size == 1:
+        return torch.zeros_like(index)
+    index = index.remainder(2 * (size - 1))  # there and back: a shift may be larger than the image
+    return torch.minimum(index, 2 * (size - 1) - index)
 
 
 def _inside(where_B1: Tensor, size: int, side: int) -> Tensor:

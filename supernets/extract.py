@@ -94,7 +94,8 @@ def _conv(net: Supernet, layer: Layer) -> nn.Conv2d:
         groups=layer.groups,
         bias=bias is not None,
     )
-    _copy(conv.weight, weight)
+    # A clone keeps the memory format, on which the order of additions depends.
+    conv.weight = nn.Parameter(weight.detach().clone())
     if conv.bias is not None and bias is not None:
         _copy(conv.bias, bias)
     return conv

@@ -79,13 +79,14 @@ _RANGES = (
 
 @dataclass
 class TrainState:
-    """All that training changes: what a checkpoint holds."""
+    """All that training changes: what a checkpoint holds. `loss` is smoothed over about ten steps."""
 
     net: Supernet
     average: Supernet
     teacher: Supernet | None
     optimiser: torch.optim.SGD
     step: int
+    loss: float
     seconds: float
     layout: str
     history: list[dict[str, float]]
@@ -109,11 +110,12 @@ def train(
     moments = schedule(RECIPES[settings.recipe], settings.epochs * steps_per_epoch, settings.warmup)
     state = _resumed(space, settings, dataset, path) if path and path.exists() else _fresh(space, settings)
     layout = LAYOUTS[state.layout]
-    for net in (state.net, state.average):
-        layout.hold(net)
+    for net in (state.net, state.average, state.teacher):
+        if net is not None:
+            layout.hold(net)
     normalise = Normalisation(dataset.mean, dataset.std)
     evaluate_at = {round(len(moments) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
-    started, saved_at, losses = time.perf_counter() - state.seconds, time.perf_counter(), 0.0
+    started, saved_at = time.perf_counter() - state.seconds, time.perf_counter()
     while state.step < len(moments):
         moment = moments[state.step]
         if moment.first and moment.phase.teacher == "frozen":
@@ -121,18 +123,18 @@ def train(
         images, labels = batch_of(dataset.train, batch, state.step, settings.seed)
         augmented = settings.augment(images, torch.Generator().manual_seed(_seed(settings.seed, 1, state.step)))
         loss = _step(state, moment, layout.place(normalise(augmented)), labels, settings)
-        losses = loss if state.step == 0 else 0.9 * losses + 0.1 * loss
+        state.loss = loss if state.step == 0 else 0.9 * state.loss + 0.1 * loss
         state.step += 1
         state.seconds = time.perf_counter() - started
         if state.step in evaluate_at:
             scores = validation_scores(state.average, dataset, settings, EVALUATION_BATCH * 4)
             epoch = state.step / steps_per_epoch
-            row = {"step": state.step, "epoch": epoch, "loss": losses, "learning_rate": moment.learning_rate}
+            row = {"step": state.step, "epoch": epoch, "loss": state.loss, "learning_rate": moment.learning_rate}
             state.history.append({**row, **scores})
         if path and (time.perf_counter() - saved_at > checkpoint_s or state.step == len(moments)):
             _save(state, settings, dataset, path)
             saved_at = time.perf_counter()
-        progress(state.step, len(moments), _line(losses, state.history))
+        progress(state.step, len(moments), _line(state.loss, state.history))
     return state
 
 
@@ -237,7 +239,7 @@ def _optimiser(net: Supernet, settings: TrainSettings) -> torch.optim.SGD:
 def _fresh(space: Space, settings: TrainSettings) -> TrainState:
     net = Supernet(space, settings.seed)
     layout = fastest_layout(net, min(settings.batch, LAYOUT_BATCH)) if settings.layout == "auto" else settings.layout
-    return TrainState(net, copy.deepcopy(net), None, _optimiser(net, settings), 0, 0.0, layout, [])
+    return TrainState(net, copy.deepcopy(net), None, _optimiser(net, settings), 0, 0.0, 0.0, layout, [])
 
 
 def _save(state: TrainState, settings: TrainSettings, dataset: Dataset, path: Path) -> None:
@@ -251,6 +253,7 @@ def _save(state: TrainState, settings: TrainSettings, dataset: Dataset, path: Pa
             tensors[f"momentum.{name}"] = buffer
     notes = {
         "step": state.step,
+        "loss": state.loss,
         "seconds": state.seconds,
         "layout": state.layout,
         "history": state.history,
@@ -261,10 +264,10 @@ def _save(state: TrainState, settings: TrainSettings, dataset: Dataset, path: Pa
 
 def _resumed(space: Space, settings: TrainSettings, dataset: Dataset, path: Path) -> TrainState:
     found = checkpoint.read(path, space)
-    if found.notes["identity"] != _identity(settings, dataset):
+    if found.notes.get("identity") != _identity(settings, dataset):
         raise TrainError(f"{path}: was trained with other settings or data; resume with those, or start a new run")
     state = replace(_fresh(space, replace(settings, layout=found.notes["layout"])), step=found.notes["step"])
-    state.seconds, state.history = found.notes["seconds"], found.notes["history"]
+    state.loss, state.seconds, state.history = (found.notes[key] for key in ("loss", "seconds", "history"))
 
     def part(name: str) -> Mapping[str, Tensor]:
         return {key.removeprefix(name): tensor for key, tensor in found.tensors.items() if key.startswith(name)}

@@ -1,0 +1,135 @@
+"""A run's folder: its job, what each stage left, and which stages are finished."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nas.errors import JobError
+from nas.files import write_bytes
+from nas.job import Job, job_from_json, job_to_json
+from search_spaces import Space, SpaceError
+
+FORMAT = "nas.run/1"
+STAGES = ("train", "profile", "search", "export")
+PACKAGES = ("hwnas", "torch", "numpy", "onnx", "onnxruntime", "optuna", "ray", "moocore", "scikit-learn")
+
+
+class RunFolder:
+    """Paths and records of one run. Files are replaced whole, so that a kill leaves the old one or the new one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoint = root / "train.safetensors"
+        self.supernet = root / "supernet.safetensors"
+        self.cache = root / "data"
+        self.evaluations = root / "evaluations.sqlite"
+        self.summary = root / "summary.json"
+        self.report = root / "report.html"
+
+    @staticmethod
+    def create(root: Path, job: Job) -> RunFolder:
+        """A new folder for a job; one that exists and is not empty is refused."""
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise JobError(f"{root}: is there already; go on with `nas run --resume {root}`, or choose another --out")
+        folder = RunFolder(root)
+        root.mkdir(parents=True, exist_ok=True)
+        folder.write_json("job.json", {"format": FORMAT, "job": job_to_json(job)})
+        return folder
+
+    @staticmethod
+    def open(root: Path) -> RunFolder:
+        """The folder of an earlier run."""
+        if not (root / "job.json").is_file():
+            raise JobError(f"{root}: is not the folder of a run (it has no job.json)")
+        return RunFolder(root)
+
+    @property
+    def job(self) -> Job:
+        document = self.read_json("job.json")
+        if document.get("format") != FORMAT:
+            raise JobError(f"{self.root / 'job.json'}: wanted format {FORMAT!r}, found {document.get('format')!r}")
+        return job_from_json(document["job"])
+
+    @property
+    def space(self) -> Space:
+        """The space that the train stage wrote."""
+        try:
+            return Space.from_json(self.read_json("space.json"))
+        except SpaceError as error:
+            raise JobError(f"{self.root / 'space.json'}: {error}") from error
+
+    def table(self, device: str) -> Path:
+        return self._in("tables", f"{device}.json")
+
+    def predictor(self, device: str) -> Path:
+        return self._in("predictors", f"{device}.json")
+
+    def front(self, device: str) -> Path:
+        return self._in("fronts", f"{device}.csv")
+
+    def model(self, device: str, pick: str) -> Path:
+        return self._in("models", f"{device}-{pick}.onnx")
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each finished stage, in order."""
+        found = {name: self.root / f"{name}.json" for name in STAGES}
+        return {name: json.loads(path.read_text())["seconds"] for name, path in found.items() if path.is_file()}
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a finished stage wrote about itself."""
+        if not (self.root / f"{stage}.json").is_file():
+            raise JobError(f"{self.root}: the {stage} stage has not finished; run `nas {stage} {self.root}` first")
+        return self.read_json(f"{stage}.json")
+
+    def finish(self, stage: str, seconds: float, result: dict[str, Any]) -> None:
+        """Record a stage as finished, with its result and the versions that it ran on."""
+        self.write_json(f"{stage}.json", {**result, "seconds": seconds, "versions": versions()})
+
+    def reopen(self, stage: str) -> None:
+        """Forget that this stage and those after it are finished; what they measured and evaluated stays."""
+        for name in STAGES[STAGES.index(stage) :]:
+            (self.root / f"{name}.json").unlink(missing_ok=True)
+
+    def discard_if_barren(self) -> None:
+        """Remove a folder in which nothing was finished or saved: a run that failed on its input leaves no trace."""
+        if not self.stages() and not self.checkpoint.exists():
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def write_json(self, name: str, document: dict[str, Any]) -> None:
+        self.write_text(name, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        write_bytes(self.root / name, text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        path = self.root / name
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise JobError(f"{path}: is missing") from error
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise JobError(f"{path}: cannot be read ({error})") from error
+        if not isinstance(document, dict):
+            raise JobError(f"{path}: wanted an object, found {type(document).__name__}")
+        return document
+
+    def _in(self, folder: str, name: str) -> Path:
+        (self.root / folder).mkdir(exist_ok=True)
+        return self.root / folder / name
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

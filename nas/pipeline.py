@@ -1,0 +1,366 @@
+"""The pipeline, read from top to bottom: train, profile, search, export. One function a stage, named like its command.
+
+Each stage reads what the one before left in the run's folder and leaves its own. A finished stage is not repeated; one that
+was interrupted goes on where it was: training from its checkpoint, profiling from its table, searching from its store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latency_tables.device import Device
+from latency_tables.graph import profiling_model
+from latency_tables.judge import judge
+from latency_tables.lock import exclusive
+from latency_tables.measure import Protocol, measure
+from latency_tables.predictor import LatencyPredictor, load_predictor
+from latency_tables.profile import profile as profile_device
+from latency_tables.sessions import Graph
+from latency_tables.table import load as load_table
+from nas.evaluator import Evaluator
+from nas.export import Checked, specialise, write_model
+from nas.folder import STAGES, RunFolder, versions
+from nas.fronts import PICKS
+from nas.job import Job
+from nas.progress import Display
+from nas.report import front_csv, render
+from nas.runners import make_runner
+from nas.search import SearchResult
+from nas.search import search as search_space
+from nas.store import EvaluationStore
+from nas.summary import summarise
+from search_spaces import Space, arch_cost, define_space, digest
+from supernets.calibrate import accuracy, calibrate
+from supernets.checkpoint import load_supernet, save_supernet
+from supernets.dataset import Dataset, load
+from supernets.train import calibration_batches, evaluation_batches
+from supernets.train import train as train_supernet
+
+LOCK_TIMEOUT_S = 600.0
+COVERAGE = 0.9
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its folder and job, how many evaluators may work side by side, and where progress is shown."""
+
+    folder: RunFolder
+    job: Job
+    jobs: int
+    display: Display
+
+
+def run(context: Run) -> dict[str, Any]:
+    """All stages that are not finished, in order; the summary."""
+    for name in STAGES:
+        run_stage(context, name)
+    return context.folder.read_json(context.folder.summary.name)
+
+
+def run_stage(context: Run, name: str) -> None:
+    """One stage, unless it is finished; the stages before it must be."""
+    done = context.folder.stages()
+    for earlier in STAGES[: STAGES.index(name)]:
+        context.folder.result(earlier)
+    if name in done:
+        context.display.note(name, "finished before")
+        return
+    start = time.perf_counter()
+    result = PIPELINE[name](context)
+    context.folder.finish(name, time.perf_counter() - start, result)
+    if name == "export":
+        _report(context.folder)
+
+
+def train(context: Run) -> dict[str, Any]:
+    """Images -> a trained supernet: `space.json`, `supernet.safetensors`."""
+    folder, job = context.folder, context.job
+    settings = dict(job.space)
+    family = settings.pop("family")
+    size = max(define_space(family, **settings).settings["resolutions"])
+    with context.display.stage("data") as progress:
+        source = dataclasses.replace(job.data, size=size)
+        dataset = load(source, cache=folder.cache, progress=lambda done, total: progress(done, total, "images"))
+    space = define_space(family, **{"num_classes": len(dataset.classes), "in_channels": job.data.channels} | settings)
+    folder.write_json("space.json", space.to_json())
+    with context.display.stage("train") as progress:
+        state = train_supernet(space, dataset, job.train, path=folder.checkpoint, progress=progress)
+    notes = {"data": dataset.id, "classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
+    save_supernet(folder.supernet, state.average, notes)
+    ends = {"largest": space.largest(), "smallest": space.smallest()}
+    calibration = calibration_batches(dataset, job.train.augment, job.seed)
+    test = evaluation_batches(dataset.test, dataset)
+    tested = {
+        f"{name}_test_accuracy": accuracy(state.average, arch, calibrate(state.average, arch, calibration), test)
+        for name, arch in ends.items()
+    }
+    return {
+        "supernet": {
+            **tested,
+            "train_seconds": state.seconds,
+            "params": sum(p.numel() for p in state.average.parameters()),
+            "recipe": job.train.recipe,
+            "layout": state.layout,
+            "history": state.history,
+        },
+        "space": {"family": family, "id": space.id, "size": space.size, "choices": len(space.choices)},
+        "data": {
+            "name": dataset.name,
+            "id": dataset.id,
+            "classes": list(dataset.classes),
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+            "skipped": len(dataset.skipped),
+        },
+    }
+
+
+def profile(context: Run) -> dict[str, Any]:
+    """Measure whole networks on every device and fit its predictor: `tables/`, `predictors/`."""
+    return {"devices": [_profiled(context, context.folder.space, device) for device in context.job.devices]}
+
+
+def search(context: Run) -> dict[str, Any]:
+    """Evaluate what Optuna proposes, for all devices at once: `evaluations.sqlite`; the fronts are in the result."""
+    folder, job = context.folder, context.job
+    dataset, settings = _dataset(context), context.job.search
+    space = folder.space
+    net, _ = load_supernet(folder.supernet, space)
+    for device in job.devices:
+        load_table(folder.table(device.name), space=space, device=device)
+    predictors = {d.name: load_predictor(folder.predictor(d.name), space=space) for d in job.devices}
+    evaluator = Evaluator(
+        net,
+        calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches),
+        evaluation_batches(dataset.validation, dataset, settings.validation_images),
+    )
+    identity = digest(
+        {
+            "supernet": hashlib.sha256(folder.supernet.read_bytes()).hexdigest(),
+            "data": dataset.id,
+            "calibration": settings.calibration_batches,
+            "images": settings.validation_images,
+            "seed": job.seed,
+        }
+    )
+    with (
+        context.display.stage("search") as progress,
+        EvaluationStore(folder.evaluations, identity) as store,
+        make_runner(evaluator, context.jobs, settings.ray_address) as runner,
+    ):
+        found = search_space(space, predictors, runner, store, settings, job.seed, progress)
+    return {
+        "search": {
+            "evaluations": found.proposals,
+            "unique": len(found.codes),
+            "hypervolume": float(np.mean(list(found.hypervolume.values()))),
+            "hypervolume_by_device": dict(found.hypervolume),
+            "hypervolume_history": [{"evaluations": n, "hypervolume": volume} for n, volume in found.history],
+            "seconds": found.seconds,
+            "sampler": settings.sampler,
+            "population": settings.population,
+            "constraints": list(settings.constraints),
+        },
+        "devices": [_searched(found, device, predictors[device.name]) for device in job.devices],
+    }
+
+
+def export(context: Run) -> dict[str, Any]:
+    """Make the picks of each front deployable, check and re-measure them: `models/`, and numbers for every front."""
+    folder, job, space = context.folder, context.job, context.folder.space
+    dataset = _dataset(context)
+    net, _ = load_supernet(folder.supernet, space)
+    calibration = calibration_batches(dataset, job.train.augment, job.seed, job.search.calibration_batches)
+    test = evaluation_batches(dataset.test, dataset)
+    searched = folder.result("search")["devices"]
+    checked: dict[tuple[str, int | None], Checked] = {}
+    devices = []
+    with context.display.stage("export") as progress:
+        for i, (device, result) in enumerate(zip(job.devices, searched, strict=True)):
+            front = [dict(row) for row in result["front"]]
+            picked = _picks(front, job.export.picks)
+            models = {}
+            for j, index in enumerate(dict.fromkeys(picked.values())):
+                arch = space.arch(front[index]["arch"])
+                key = (arch.id, None if job.export.dynamic_batch else device.batch)
+                if key not in checked:
+                    checked[key] = specialise(net, arch, calibration, test, job.export, device.batch)
+                models[index] = checked[key]
+                front[index]["test_accuracy"] = checked[key].test_accuracy
+                progress(3 * i + j, 3 * len(job.devices), f"checking {arch.id}")
+            for index, latency_ms in _measured(job, space, device, front, models).items():
+                front[index]["latency_ms_measured"] = latency_ms
+            exports = [
+                _write(folder, job, space, dataset, device, pick, front[index], models[index])
+                for pick, index in picked.items()
+            ]
+            for pick, index in picked.items():
+                front[index]["picks"] = [*front[index]["picks"], pick]
+            devices.append({"name": device.name, "front": front, "exports": exports})
+            progress(3 * i + 3, 3 * len(job.devices), device.name)
+    return {"devices": devices}
+
+
+PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "train": train,
+    "profile": profile,
+    "search": search,
+    "export": export,
+}
+
+
+def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
+    """Measure and fit one device; what is known of it, as JSON."""
+    folder, job = context.folder, context.job
+    with context.display.stage(f"profile {device.name}") as progress:
+        table = profile_device(
+            space,
+            device,
+            path=folder.table(device.name),
+            build=lambda arch: profiling_model(space, arch, device.batch),
+            n_networks=job.profile.networks,
+            seed=job.seed,
+            protocol=_protocol(job),
+            progress=lambda at: progress(at.converged, at.networks, f"networks settled, round {at.round}"),
+            lock_timeout_s=LOCK_TIMEOUT_S,
+        )
+    judgement = judge(table, seed=job.seed)
+    judgement.predictor.save(folder.predictor(device.name))
+    return {
+        "name": device.name,
+        "id": device.id,
+        "device": device.to_json(),
+        "fingerprint": table.fingerprint.to_json(),
+        "predictor": {
+            **dataclasses.asdict(judgement.quality),
+            "noise_floor": table.noise_floor,
+            "held_out": [dataclasses.asdict(row) for row in judgement.held_out],
+        },
+    }
+
+
+def _dataset(context: Run) -> Dataset:
+    size = max(context.folder.space.settings["resolutions"])
+    return load(dataclasses.replace(context.job.data, size=size), cache=context.folder.cache)
+
+
+def _protocol(job: Job) -> Protocol:
+    return Protocol(target_precision=job.profile.precision, budget_s=job.profile.budget_s, seed=job.seed)
+
+
+def _searched(found: SearchResult, device: Device, predictor: LatencyPredictor) -> dict[str, Any]:
+    """One device's evaluated points and front, as JSON."""
+    latency_ms = found.latency_ms[device.name]
+    archs = found.space.decode(found.codes)
+    low, high = predictor.interval(found.codes, COVERAGE)
+    front = []
+    for i in found.fronts[device.name]:
+        cost = arch_cost(found.space, archs[i])
+        front.append(
+            {
+                "arch_id": archs[i].id,
+                "arch": archs[i].values,
+                "val_accuracy": float(found.val_accuracy[i]),
+                "test_accuracy": None,
+                "latency_ms_predicted": float(latency_ms[i]),
+                "latency_ms_low": float(low[i]),
+                "latency_ms_high": float(high[i]),
+                "latency_ms_measured": None,
+                "macs": cost.macs,
+                "params": cost.params,
+                "picks": [],
+            }
+        )
+    evaluated = [
+        {"arch_id": arch.id, "val_accuracy": float(score), "latency_ms_predicted": float(ms)}
+        for arch, score, ms in zip(archs, found.val_accuracy, latency_ms, strict=True)
+    ]
+    return {"name": device.name, "front": front, "evaluated": evaluated}
+
+
+def _picks(front: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, int]:
+    """Pick -> index in the front."""
+    scores = np.array([row["val_accuracy"] for row in front])
+    latency_ms = np.array([row["latency_ms_predicted"] for row in front])
+    return {name: PICKS[name](scores, latency_ms) for name in dict.fromkeys(names)}
+
+
+def _measured(
+    job: Job, space: Space, device: Device, front: list[dict[str, Any]], models: Mapping[int, Checked]
+) -> dict[int, float]:
+    """Measured median in ms of every network of a front: of the exported file where there is one."""
+    graphs = []
+    for index, row in enumerate(front):
+        model = (
+            models[index].model if index in models else profiling_model(space, space.arch(row["arch"]), device.batch)
+        )
+        graphs.append(Graph(str(index), model))
+    with exclusive(LOCK_TIMEOUT_S):
+        found = measure(graphs, device, protocol=_protocol(job))
+    return {int(key): measurement.median_us / 1000.0 for key, measurement in found.items()}
+
+
+def _write(
+    folder: RunFolder,
+    job: Job,
+    space: Space,
+    dataset: Dataset,
+    device: Device,
+    pick: str,
+    row: Mapping[str, Any],
+    model: Checked,
+) -> dict[str, Any]:
+    """Write one ONNX file with everything about it in its metadata; its entry in the summary."""
+    path = folder.model(device.name, pick)
+    check = {"max_abs_diff": model.max_abs_diff, "top1_agreement": model.top1_agreement, "images": model.images}
+    metrics = ("val_accuracy", "test_accuracy", "latency_ms_predicted", "latency_ms_measured", "macs", "params")
+    sha256 = write_model(
+        path,
+        model.model,
+        {
+            "nas.format": "nas.specialisation/1",
+            "nas.arch": model.arch.to_json(),
+            "nas.arch_id": model.arch.id,
+            "nas.space": space.to_json(),
+            "nas.device": device.to_json(),
+            "nas.pick": pick,
+            "nas.metrics": {name: row[name] for name in metrics},
+            "nas.check": check,
+            "nas.classes": list(dataset.classes),
+            "nas.preprocessing": {
+                "layout": "NCHW",
+                "size_px": int(model.arch.values["resolution"]),
+                "resize": "bilinear, antialiased",
+                "scale": 1 / 255,
+                "mean": list(dataset.mean),
+                "std": list(dataset.std),
+            },
+            "nas.versions": versions(),
+            "nas.job": job.name,
+        },
+    )
+    return {
+        "arch_id": model.arch.id,
+        "pick": pick,
+        "file": str(path.relative_to(folder.root)),
+        "sha256": sha256,
+        "bytes": path.stat().st_size,
+        **check,
+    }
+
+
+def _report(folder: RunFolder) -> None:
+    """`summary.json`, a CSV a front and `report.html`, from what the stages wrote."""
+    summary = summarise(folder)
+    for device in summary["devices"]:
+        folder.write_text(str(folder.front(device["name"]).relative_to(folder.root)), front_csv(device))
+    folder.write_text(folder.report.name, render(summary))
+    folder.write_json(folder.summary.name, summary)
