@@ -41,7 +41,8 @@ class Device:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise LatencyError(
-                f"a device's name is small letters, digits, '_', '.' and '-', begun by one of the first two; not {self.name!r}"
+                f"a device's name is of small letters, digits, '_', '.', '-' and begins with one of the first two; "
+                f"not {self.name!r}"
             )
         if not isinstance(self.provider, str) or not self.provider:
             raise LatencyError(f"device {self.name}: provider must be a non-empty string, not {self.provider!r}")

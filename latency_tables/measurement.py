@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -108,7 +108,7 @@ class Measurement:
         return median_precision([float(np.median(samples)) for samples in self.rounds_us])
 
     def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @staticmethod
     def from_json(document: Mapping[str, Json]) -> Measurement:

@@ -123,7 +123,7 @@ def _table_at(path: str | os.PathLike[str], space: Space, device: Device) -> Lat
     table = load(path, space=space, device=device, protocol=PROTOCOL)
     if table.fingerprint.id != here.id:
         raise TableError(
-            f"{path}: fingerprint: measured on {table.fingerprint.cpu} with onnxruntime {table.fingerprint.onnxruntime}, "
-            f"this is {here.cpu} with {here.onnxruntime}, or another setting; profile into another file"
+            f"{path}: fingerprint: measured on {table.fingerprint.cpu}, onnxruntime {table.fingerprint.onnxruntime}; "
+            f"this is {here.cpu}, {here.onnxruntime}, or differs in another field; profile into another file"
         )
     return table

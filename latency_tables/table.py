@@ -117,12 +117,11 @@ def load(
     if space is not None and table.space != space:
         raise TableError(f"{path}: space: the table is of space {table.space.id}, wanted {space.id}; profile this one")
     if device is not None and table.device != device:
-        raise TableError(
-            f"{path}: device: the table is of {table.device.name} ({table.device.id}), wanted {device.name} ({device.id})"
-        )
+        found = f"{table.device.name} ({table.device.id})"
+        raise TableError(f"{path}: device: the table is of {found}, wanted {device.name} ({device.id})")
     if protocol is not None and table.protocol != protocol:
         raise TableError(
-            f"{path}: protocol: measured by version {table.protocol}, wanted {protocol}; delete the file and profile anew"
+            f"{path}: protocol: measured by version {table.protocol}, wanted {protocol}; delete it and profile anew"
         )
     return table
 

@@ -39,6 +39,10 @@ Jobs = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job, as train.epochs=2; may be repeated."),
+]
 Again = Annotated[bool, typer.Option("--again", help="Run the stage again, and forget the ones after it.")]
 
 
@@ -49,6 +53,7 @@ def run(
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run.")] = None,
     out: Out = None,
     jobs: Jobs = CORES,
+    overrides: Set = None,
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +63,7 @@ def run(
     with reported():
         from nas import pipeline
 
-        context = _resumed(resume, jobs) if resume else _started(job, demo, out, jobs, skip_bad)
+        context = _resumed(resume, jobs) if resume else _started(job, demo, out, jobs, overrides or [], skip_bad)
         with _kept(context.folder):
             summary = pipeline.run(context)
         if as_json:
@@ -69,11 +74,15 @@ def run(
 
 @app.command(epilog="Example: nas train examples/digits.yaml --out runs/digits")
 def train(
-    job: JobFile, out: Out = None, jobs: Jobs = CORES, skip_bad: SkipBad = False, as_json: AsJson = False
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file; see examples/.")],
+    out: Out = None,
+    overrides: Set = None,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start a run: read the images and train the supernet."""
     with reported():
-        context = _started(job, False, out, jobs, skip_bad)
+        context = _started(job, False, out, 1, overrides or [], skip_bad)
         with _kept(context.folder):
             _stage(context, "train", False, as_json)
 
@@ -138,18 +147,15 @@ def _fail(message: str) -> None:
     raise typer.Exit(2)
 
 
-def _started(path: Path | None, demo: bool, out: Path | None, jobs: int, skip_bad: bool) -> Any:
+def _started(path: Path | None, demo: bool, out: Path | None, jobs: int, overrides: list[str], skip_bad: bool) -> Any:
     """A new run of a job file or of the demo, which replaces the demo before it."""
-    import dataclasses
-
     from nas import pipeline
     from nas.folder import RunFolder
     from nas.job import read_job
     from nas.progress import display
 
-    job = read_job(Path(__file__).with_name("demo.yaml") if demo or path is None else path)
-    if skip_bad:
-        job = dataclasses.replace(job, data=dataclasses.replace(job.data, skip_bad=True))
+    file = Path(__file__).with_name("demo.yaml") if demo or path is None else path
+    job = read_job(file, [*overrides, *(["data.skip_bad=true"] if skip_bad else [])])
     root = out or Path("runs") / job.name
     if demo and out is None and _is_run_of(root, job):
         shutil.rmtree(root)

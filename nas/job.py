@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -112,8 +112,11 @@ class Job:
 DERIVED: dict[type, dict[str, Any]] = {DataSource: {"size": 32}, TrainSettings: {"seed": 0}}
 
 
-def read_job(path: Path) -> Job:
-    """The job in a YAML file; paths in it are relative to the file. `JobError` says in one line what is wrong."""
+def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """The job in a YAML file, with `key.sub=value` overrides (values as YAML); `JobError` says in one line what is wrong.
+
+    Paths in the file are relative to it, paths in overrides to the current folder.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -123,9 +126,30 @@ def read_job(path: Path) -> Job:
     except yaml.YAMLError as error:
         raise JobError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     try:
-        return job_from_json(document, relative_to=path.parent)
+        job = job_from_json(document, relative_to=path.parent)
+        if not overrides:
+            return job
+        changed = job_to_json(job)
+        for override in overrides:
+            _override(changed, override)
+        return job_from_json(changed)
     except JobError as error:
         raise JobError(f"{path}: {error}") from error
+
+
+def _override(document: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    *path, leaf = key.split(".")
+    if not equals or not leaf:
+        raise JobError(f"--set {text!r} is not of the form key.sub=value")
+    for part in path:
+        document = document.setdefault(part, {})
+        if not isinstance(document, dict):
+            raise JobError(f"--set {text!r}: {part!r} has no keys of its own")
+    try:
+        document[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {text!r}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
 def job_from_json(document: Any, relative_to: Path | None = None) -> Job:

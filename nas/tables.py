@@ -18,7 +18,7 @@ from typing import Any
 Network = Mapping[str, Any]  # one entry of a device's front
 
 ABSENT = "–"
-KNEE, MOST_ACCURATE = "knee", "most accurate"
+KNEE, MOST_ACCURATE = "knee", "most-accurate"
 MOST_ROWS = 200  # of a table that holds the numbers behind a plot
 FRONT_COLUMNS = (
     "arch_id",

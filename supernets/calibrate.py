@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from search_spaces import Arch
 from supernets.elastic import ElasticBatchNorm2d
+from supernets.errors import SupernetError
 from supernets.supernet import Stats, Supernet
 
 
@@ -34,6 +35,8 @@ def resolution(arch: Arch) -> int:
 
 def calibrate(net: Supernet, arch: Arch, batches: Sequence[Tensor]) -> Stats:
     """Mean and unbiased variance of every batch norm, averaged over batches of augmented training images."""
+    if not batches:
+        raise SupernetError("calibration needs at least one batch of images")
     totals: dict[str, tuple[Tensor, Tensor]] = {}
 
     def collect(name: str, norm: ElasticBatchNorm2d, x_BCHW: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ def read(path: Path, space: Space | None = None) -> Checkpoint:
         notes = json.loads(header["notes"])
     except (KeyError, json.JSONDecodeError, SpaceError) as error:
         raise CheckpointError(f"{path}: broken header ({error})") from error
+    if not isinstance(notes, dict):
+        raise CheckpointError(f"{path}: broken header (its notes are a {type(notes).__name__}, not an object)")
     if space is not None and found != space:
         raise CheckpointError(f"{path}: is a supernet of space {found.id} ({found.family}), not of {space.id}")
     return Checkpoint(found, tensors, notes)

@@ -42,6 +42,9 @@ class Phase:
             raise SupernetError(f"phase {self.name!r} needs a share in (0, 1] and at least one sub-network")
         if self.teacher == "inplace" and self.subnets[0] != "largest":
             raise SupernetError(f"phase {self.name!r} distils in place, so its first sub-network must be the largest")
+        for kind, largest in self.open.items():
+            if largest < 1:
+                raise SupernetError(f"phase {self.name!r} must open at least 1 value of {kind}, not {largest}")
 
     def allowed(self, space: Space) -> dict[str, range]:
         """Indices that each choice may take, for `Space.sample`."""

@@ -67,7 +67,7 @@ def device(
             predicted = row["latency_ms_predicted"]
             bounds = {"latency_ms_low": predicted * (1 - 2 * error), "latency_ms_high": predicted * (1 + 2 * error)}
             front.append({**row, **bounds, "latency_ms_measured": latency(row), "picks": []})
-    front[0]["picks"], front[len(front) // 2]["picks"], front[-1]["picks"] = ["fastest"], ["knee"], ["most accurate"]
+    front[0]["picks"], front[len(front) // 2]["picks"], front[-1]["picks"] = ["fastest"], ["knee"], ["most-accurate"]
     kept = ("arch_id", "val_accuracy", "latency_ms_predicted")
     return {
         "name": name,
@@ -236,7 +236,7 @@ def test_every_device_pick_front_network_and_file_is_on_the_page() -> None:
     for index, device in enumerate(summary["devices"]):
         assert {f"pareto-{index}", f"trust-{index}"} <= page.plots.keys()
         labels = [label["text"] for label in page.plots[f"pareto-{index}"]["layout"]["annotations"]]
-        assert labels == ["<b>fastest</b>", "<b>knee</b>", "<b>most accurate</b>"]
+        assert labels == ["<b>fastest</b>", "<b>knee</b>", "<b>most-accurate</b>"]
         named = [device["name"], *(network["arch_id"] for network in device["front"])]
         named += [export["file"] for export in device["exports"]]
         assert [name for name in named if name not in page.text] == []
