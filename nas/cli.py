@@ -5,15 +5,15 @@ Exit codes: 0 done, 1 something broke, 2 the input was wrong.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES, EDQUOT, EFBIG, ENAMETOOLONG, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nas.folder import RunFolder
     from nas.job import Job
 
+UNWRITABLE = (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM, ENOTDIR, ENAMETOOLONG)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.yaml", help="The jo
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, as `nas train` left it.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the new run [default: runs/NAME].", show_default=False)]
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Evaluators side by side, on Ray; 1 works without Ray [default: all cores].")
+    int, typer.Option(min=1, show_default="all cores", help="Evaluators side by side, on Ray; 1 works without Ray.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
@@ -59,12 +60,14 @@ def run(
 ) -> None:
     """Train, profile, search and export: a whole job."""
     if (job is not None) + demo + (resume is not None) != 1:
-        raise typer.BadParameter("give one of: a job file, --demo, or --resume DIR")
+        _fail("give one of: a job file, --demo, or --resume DIR")
+    if resume and (out or overrides or skip_bad):
+        _fail("--resume goes on with the job as it was begun, so it takes no --out, --set or --skip-bad")
     with reported():
         from nas import pipeline
 
         context = _resumed(resume, jobs) if resume else _started(job, demo, out, jobs, overrides or [], skip_bad)
-        with _kept(context.folder):
+        with _at_work(context.folder, new=resume is None):
             summary = pipeline.run(context)
         if as_json:
             print(json.dumps(summary))
@@ -83,8 +86,7 @@ def train(
     """Start a run: read the images and train the supernet."""
     with reported():
         context = _started(job, False, out, 1, overrides or [], skip_bad)
-        with _kept(context.folder):
-            _stage(context, "train", False, as_json)
+        _stage(context, "train", False, as_json, new=True)
 
 
 @app.command(epilog="Example: nas profile runs/digits")
@@ -119,32 +121,29 @@ def reported() -> Iterator[None]:
         from nas.errors import JobError
         from search_spaces import SpaceError
         from supernets.errors import SupernetError
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; install with: pip install 'hwnas[search]'")
     try:
         yield
     except (JobError, SpaceError, SupernetError, LatencyError) as error:
         _fail(" ".join(str(error).split()))
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed; install with: pip install 'hwnas[search]'")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        # NumPy reports a full disk without an errno, as "8192 requested and 100 written".
+        if error.errno not in UNWRITABLE and "requested and" not in str(error):
             raise
-        _fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+        _fail(f"{error.filename or 'the folder of the run'} cannot be written: {error.strerror or error}")
 
 
 def main() -> None:
     """Entry point of the `nas` script."""
-    try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        print("nas: interrupted; go on with `nas run --resume DIR`", file=sys.stderr)
-        sys.exit(130)
+    app()
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"nas: {message}", file=sys.stderr)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
 
 
 def _started(path: Path | None, demo: bool, out: Path | None, jobs: int, overrides: list[str], skip_bad: bool) -> Any:
@@ -179,21 +178,25 @@ def _resumed(root: Path, jobs: int) -> Any:
 
 
 @contextmanager
-def _kept(folder: RunFolder) -> Iterator[None]:
-    """Remove the folder of a run that failed before anything in it was worth keeping."""
+def _at_work(folder: RunFolder, new: bool) -> Iterator[None]:
+    """Say how to go on after Ctrl-C, and remove the folder of a new run that failed before it had anything to keep."""
     try:
         yield
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on with `nas run --resume {folder.root}`", 130)
     except Exception:
-        folder.discard_if_barren()
+        if new:
+            folder.discard_if_barren()
         raise
 
 
-def _stage(context: Any, name: str, again: bool, as_json: bool) -> None:
+def _stage(context: Any, name: str, again: bool, as_json: bool, new: bool = False) -> None:
     from nas import pipeline
 
     if again:
         context.folder.reopen(name)
-    pipeline.run_stage(context, name)
+    with _at_work(context.folder, new):
+        pipeline.run_stage(context, name)
     if as_json:
         print(json.dumps(context.folder.result(name)))
 

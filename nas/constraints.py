@@ -86,7 +86,8 @@ def feasible_sample(
 
     `Infeasible` names the constraint that stays violated, and the closest value found.
     """
-    pool = np.concatenate([space.encode([space.smallest(), space.largest()]), space.sample(rng, 4096)])
+    ends = space.encode([space.smallest(), space.largest()])
+    pool = np.unique(np.concatenate([ends, space.sample(rng, 4096)]), axis=0)
     for _ in range(30):
         excess = violations(constraints, device, space, predictor, pool).clip(min=0).sum(axis=1)
         if np.count_nonzero(excess == 0) >= n:
@@ -99,7 +100,7 @@ def feasible_sample(
     meets = pool[(excess <= 0).all(axis=1)]
     if len(meets) == 0:
         raise Infeasible(_closest(constraints, device, space, predictor, pool, excess))
-    return rng.permutation(np.unique(meets, axis=0))[:n]
+    return rng.permutation(meets)[:n]
 
 
 def _closest(

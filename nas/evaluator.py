@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Evaluator:
 
     net: Supernet
     calibration: list[Tensor]
-    validation: list[tuple[Tensor, Tensor]]
+    validation: Iterable[tuple[Tensor, Tensor]]
 
     def score(self, arch: Arch) -> Score:
         start = time.perf_counter()

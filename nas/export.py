@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nas.errors import JobError
 from nas.evaluator import single_thread
 from nas.files import write_bytes
 from nas.job import ExportSettings
-from search_spaces import Arch, canonical_json, network
+from search_spaces import NETWORK_INPUT, Arch, Layer, canonical_json, network
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.extract import extract, fold
 from supernets.supernet import Supernet
@@ -41,11 +41,18 @@ class Checked:
     images: int
 
 
+def check_versions(settings: ExportSettings) -> None:
+    """Refuse an opset or IR version that cannot be built or loaded here, before a supernet is trained for it."""
+    layer = Layer("act", "hswish", (NETWORK_INPUT,), (1, 1, 1), (1, 1, 1))
+    proto = build_model([layer], batch=1, opset=settings.opset, ir_version=settings.ir_version)
+    _session(proto.SerializeToString(), f"opset {settings.opset} and IR version {settings.ir_version}")
+
+
 def specialise(
     net: Supernet,
     arch: Arch,
     calibration: Sequence[Tensor],
-    test: Sequence[tuple[Tensor, Tensor]],
+    test: Iterable[tuple[Tensor, Tensor]],
     settings: ExportSettings,
     batch: int,
 ) -> Checked:
@@ -65,7 +72,7 @@ def specialise(
             ir_version=settings.ir_version,
         )
         model: bytes = proto.SerializeToString()
-        session = _session(model, arch)
+        session = _session(model, arch.id)
         largest_difference, agree, right, total = 0.0, 0, 0, 0
         for x_BCHW, y_B in test:
             sized = resize(x_BCHW, resolution(arch)).contiguous()
@@ -97,14 +104,14 @@ def write_model(path: Path, model: bytes, metadata: Mapping[str, object]) -> str
     return hashlib.sha256(content).hexdigest()
 
 
-def _session(model: bytes, arch: Arch) -> ort.InferenceSession:
+def _session(model: bytes, name: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own kinds, all of them direct children of Exception
-        raise JobError(f"ONNX Runtime cannot load the model of {arch.id}: {error}") from error
+        raise JobError(f"ONNX Runtime cannot load the model of {name}: {error}") from error
 
 
 def _run(

@@ -13,5 +13,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is told of without a name
+        raise
     finally:
         temporary.unlink(missing_ok=True)

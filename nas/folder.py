@@ -25,6 +25,7 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._was_there = root.exists()
         self.checkpoint = root / "train.safetensors"
         self.supernet = root / "supernet.safetensors"
         self.cache = root / "data"
@@ -38,8 +39,12 @@ class RunFolder:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise JobError(f"{root}: is there already; go on with `nas run --resume {root}`, or choose another --out")
         folder = RunFolder(root)
-        root.mkdir(parents=True, exist_ok=True)
-        folder.write_json("job.json", {"format": FORMAT, "job": job_to_json(job)})
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            folder.write_json("job.json", {"format": FORMAT, "job": job_to_json(job)})
+        except OSError:
+            folder.discard_if_barren()
+            raise
         return folder
 
     @staticmethod
@@ -54,7 +59,10 @@ class RunFolder:
         document = self.read_json("job.json")
         if document.get("format") != FORMAT:
             raise JobError(f"{self.root / 'job.json'}: wanted format {FORMAT!r}, found {document.get('format')!r}")
-        return job_from_json(document["job"])
+        try:
+            return job_from_json(document.get("job"))
+        except JobError as error:
+            raise JobError(f"{self.root / 'job.json'}: {error}") from error
 
     @property
     def space(self) -> Space:
@@ -78,14 +86,22 @@ class RunFolder:
 
     def stages(self) -> dict[str, float]:
         """Seconds of each finished stage, in order."""
-        found = {name: self.root / f"{name}.json" for name in STAGES}
-        return {name: json.loads(path.read_text())["seconds"] for name, path in found.items() if path.is_file()}
+        return {name: self.result(name)["seconds"] for name in STAGES if (self.root / f"{name}.json").is_file()}
 
     def result(self, stage: str) -> dict[str, Any]:
         """What a finished stage wrote about itself."""
-        if not (self.root / f"{stage}.json").is_file():
-            raise JobError(f"{self.root}: the {stage} stage has not finished; run `nas {stage} {self.root}` first")
-        return self.read_json(f"{stage}.json")
+        path = self.root / f"{stage}.json"
+        if not path.is_file():
+            command = f"run --resume {self.root}" if stage == "train" else f"{stage} {self.root}"
+            raise JobError(f"{self.root}: the {stage} stage has not finished; run `nas {command}` first")
+        what_next = f"remove it, and go on with `nas run --resume {self.root}`"
+        try:
+            found = self.read_json(path.name)
+        except JobError as error:
+            raise JobError(f"{error}; {what_next}") from error
+        if not isinstance(found.get("seconds"), float):
+            raise JobError(f"{path}: is not what the {stage} stage wrote; {what_next}")
+        return found
 
     def finish(self, stage: str, seconds: float, result: dict[str, Any]) -> None:
         """Record a stage as finished, with its result and the versions that it ran on."""
@@ -93,13 +109,17 @@ class RunFolder:
 
     def reopen(self, stage: str) -> None:
         """Forget that this stage and those after it are finished; what they measured and evaluated stays."""
-        for name in STAGES[STAGES.index(stage) :]:
+        self.summary.unlink(missing_ok=True)
+        # The last one first: a kill in between must not leave a stage finished after one that is not.
+        for name in reversed(STAGES[STAGES.index(stage) :]):
             (self.root / f"{name}.json").unlink(missing_ok=True)
 
     def discard_if_barren(self) -> None:
-        """Remove a folder in which nothing was finished or saved: a run that failed on its input leaves no trace."""
+        """Remove a new folder in which nothing was finished or saved: a run that failed on its input leaves no trace."""
         if not self.stages() and not self.checkpoint.exists():
             shutil.rmtree(self.root, ignore_errors=True)
+            if self._was_there:
+                self.root.mkdir(exist_ok=True)
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         self.write_text(name, json.dumps(document, indent=1, allow_nan=False) + "\n")

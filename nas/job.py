@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from reprlib import repr as short
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from latency_tables.device import Device, local_devices
 from nas.constraints import parse_constraint
 from nas.errors import JobError
-from search_spaces import FAMILIES
+from search_spaces import FAMILIES, Space, SpaceError, define_space
 from supernets.dataset import DataSource
 from supernets.train import TrainSettings
 
 Pick = Literal["fastest", "knee", "most-accurate"]
+Sampler = Literal["nsga2", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class SearchSettings:
     generation; `constraints`: such as `latency_ms <= 5` or `macs <= 2e7`, to hold on every device, or `latency_ms@cpu_t1
     <= 5` on one; `validation_images`: how many of them an evaluation reads (all of them by default)."""
 
-    sampler: str = "nsga2"
+    sampler: Sampler = "nsga2"
     evaluations: int = 200
     population: int = 24
     constraints: tuple[str, ...] = ()
@@ -95,8 +97,15 @@ class Job:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.name.startswith("."):
             raise JobError(f"name must be letters, digits, '-', '_' and '.', not {self.name!r}")
-        if self.space.get("family") not in FAMILIES:
+        if self.space.get("family") not in tuple(FAMILIES):  # not a lookup: what came need not be hashable
             raise JobError(f"space.family must be one of {', '.join(FAMILIES)}, not {self.space.get('family')!r}")
+        for name in ("num_classes", "in_channels"):
+            if name in self.space:
+                raise JobError(f"space.{name} follows from the data; drop it")
+        try:
+            self.space_for(num_classes=2)
+        except SpaceError as error:
+            raise JobError(f"space: {error}") from error
         _in_range("seed", self.seed, 0, 2**32 - 1)
         names = [device.name for device in self.devices]
         if len(set(names)) != len(names):
@@ -107,9 +116,24 @@ class Job:
                     f"constraint {constraint.text!r} names a device that the job does not have: {', '.join(names)}"
                 )
 
+    @property
+    def resolution_px(self) -> int:
+        """The largest resolution of the space: the size at which images are kept."""
+        return int(max(self.space_for(num_classes=2).settings["resolutions"]))
+
+    def space_for(self, num_classes: int) -> Space:
+        """The space of the job's family and settings, for images of its data with so many classes."""
+        settings = {key: value for key, value in self.space.items() if key != "family"}
+        return define_space(self.space["family"], num_classes=num_classes, in_channels=self.data.channels, **settings)
+
 
 # What the pipeline fills in itself and a job file therefore does not say, with the value it has until then.
 DERIVED: dict[type, dict[str, Any]] = {DataSource: {"size": 32}, TrainSettings: {"seed": 0}}
+
+PATHS = ("data.path", "data.test_path")
+
+# Beside its own errors the parser lets through those of int() and date(), as of `2024-13-45`, and of too deep a nest.
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
@@ -123,33 +147,30 @@ def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
         raise JobError(f"{path}: no such job file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         raise JobError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     try:
-        job = job_from_json(document, relative_to=path.parent)
-        if not overrides:
-            return job
-        changed = job_to_json(job)
         for override in overrides:
-            _override(changed, override)
-        return job_from_json(changed)
+            _override(document, override)
+        return job_from_json(document, relative_to=path.absolute().parent)
     except JobError as error:
         raise JobError(f"{path}: {error}") from error
 
 
-def _override(document: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
+def _override(document: Any, text: str) -> None:
+    key, equals, given = text.partition("=")
     *path, leaf = key.split(".")
     if not equals or not leaf:
         raise JobError(f"--set {text!r} is not of the form key.sub=value")
     for part in path:
-        document = document.setdefault(part, {})
-        if not isinstance(document, dict):
-            raise JobError(f"--set {text!r}: {part!r} has no keys of its own")
+        document = document.setdefault(part, {}) if isinstance(document, dict) else None
+    if not isinstance(document, dict):
+        raise JobError(f"--set {text!r}: {'.'.join(path) or 'the job'} has no keys of its own")
     try:
-        document[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        value = yaml.safe_load(given)
+    except NOT_YAML as error:
         raise JobError(f"--set {text!r}: not valid YAML ({' '.join(str(error).split())})") from error
+    document[leaf] = _relative(value, Path.cwd()) if key in PATHS and isinstance(value, str) else value
 
 
 def job_from_json(document: Any, relative_to: Path | None = None) -> Job:
@@ -233,11 +254,17 @@ def _plain(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first thing wrong, with the key's full path and, for an unknown key, the near miss."""
-    first = error.errors()[0]
+    """The first thing wrong, with the key's full path and, for an unknown key, the near miss.
+
+    Unknown keys come first: a misspelt key that is required is missing as well.
+    """
+    found = error.errors()
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{where}: is required"
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        return f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {short(first['input'])}"
     known = _keys_beside(schema, first["loc"])
     near = get_close_matches(str(first["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
@@ -259,9 +286,12 @@ def _models_in(kind: Any) -> list[type[BaseModel]]:
 
 
 def _relative(path: str | None, base: Path) -> str | None:
-    return None if path is None else str(base / Path(path).expanduser())
+    try:
+        return None if path is None else str(base / Path(path).expanduser())
+    except RuntimeError as error:  # ~somebody who has no home here
+        raise JobError(f"{path}: {error}") from error
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise JobError(f"{name} must be from {low:g} to {high:g}, not {value:g}")
+        raise JobError(f"{name} must be from {low:g} to {high:g}, not {value}")

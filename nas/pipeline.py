@@ -19,13 +19,13 @@ from latency_tables.device import Device
 from latency_tables.graph import profiling_model
 from latency_tables.judge import judge
 from latency_tables.lock import exclusive
-from latency_tables.measure import Protocol, measure
+from latency_tables.measure import CANARY, PROTOCOL, Protocol, measure
 from latency_tables.predictor import LatencyPredictor, load_predictor
 from latency_tables.profile import profile as profile_device
-from latency_tables.sessions import Graph
+from latency_tables.sessions import Graph, open_session
 from latency_tables.table import load as load_table
 from nas.evaluator import Evaluator
-from nas.export import Checked, specialise, write_model
+from nas.export import Checked, check_versions, specialise, write_model
 from nas.folder import STAGES, RunFolder, versions
 from nas.fronts import PICKS
 from nas.job import Job
@@ -36,11 +36,12 @@ from nas.search import SearchResult
 from nas.search import search as search_space
 from nas.store import EvaluationStore
 from nas.summary import summarise
-from search_spaces import Space, arch_cost, define_space, digest
+from nas.tables import finite
+from search_spaces import Space, arch_cost, digest
+from supernets.batches import Batches, calibration_batches
 from supernets.calibrate import accuracy, calibrate
 from supernets.checkpoint import load_supernet, save_supernet
 from supernets.dataset import Dataset, load
-from supernets.train import calibration_batches, evaluation_batches
 from supernets.train import train as train_supernet
 
 LOCK_TIMEOUT_S = 600.0
@@ -59,6 +60,8 @@ class Run:
 
 def run(context: Run) -> dict[str, Any]:
     """All stages that are not finished, in order; the summary."""
+    for device in context.job.devices:  # one that this machine lacks is refused before the training, not after
+        open_session(Graph("canary", CANARY.read_bytes()), dataclasses.replace(device, batch=1))
     for name in STAGES:
         run_stage(context, name)
     return context.folder.read_json(context.folder.summary.name)
@@ -71,24 +74,22 @@ def run_stage(context: Run, name: str) -> None:
         context.folder.result(earlier)
     if name in done:
         context.display.note(name, "finished before")
-        return
-    start = time.perf_counter()
-    result = PIPELINE[name](context)
-    context.folder.finish(name, time.perf_counter() - start, result)
-    if name == "export":
+    else:
+        start = time.perf_counter()
+        result = PIPELINE[name](context)
+        context.folder.finish(name, time.perf_counter() - start, result)
+    if name == "export" and not context.folder.summary.exists():
         _report(context.folder)
 
 
 def train(context: Run) -> dict[str, Any]:
     """Images -> a trained supernet: `space.json`, `supernet.safetensors`."""
     folder, job = context.folder, context.job
-    settings = dict(job.space)
-    family = settings.pop("family")
-    size = max(define_space(family, **settings).settings["resolutions"])
+    check_versions(job.export)
     with context.display.stage("data") as progress:
-        source = dataclasses.replace(job.data, size=size)
+        source = dataclasses.replace(job.data, size=job.resolution_px)
         dataset = load(source, cache=folder.cache, progress=lambda done, total: progress(done, total, "images"))
-    space = define_space(family, **{"num_classes": len(dataset.classes), "in_channels": job.data.channels} | settings)
+    space = job.space_for(len(dataset.classes))
     folder.write_json("space.json", space.to_json())
     with context.display.stage("train") as progress:
         state = train_supernet(space, dataset, job.train, path=folder.checkpoint, progress=progress)
@@ -96,7 +97,7 @@ def train(context: Run) -> dict[str, Any]:
     save_supernet(folder.supernet, state.average, notes)
     ends = {"largest": space.largest(), "smallest": space.smallest()}
     calibration = calibration_batches(dataset, job.train.augment, job.seed)
-    test = evaluation_batches(dataset.test, dataset)
+    test = Batches.of(dataset.test, dataset)
     tested = {
         f"{name}_test_accuracy": accuracy(state.average, arch, calibrate(state.average, arch, calibration), test)
         for name, arch in ends.items()
@@ -110,7 +111,7 @@ def train(context: Run) -> dict[str, Any]:
             "layout": state.layout,
             "history": state.history,
         },
-        "space": {"family": family, "id": space.id, "size": space.size, "choices": len(space.choices)},
+        "space": {"family": space.family, "id": space.id, "size": space.size, "choices": len(space.choices)},
         "data": {
             "name": dataset.name,
             "id": dataset.id,
@@ -135,12 +136,12 @@ def search(context: Run) -> dict[str, Any]:
     space = folder.space
     net, _ = load_supernet(folder.supernet, space)
     for device in job.devices:
-        load_table(folder.table(device.name), space=space, device=device)
+        load_table(folder.table(device.name), space=space, device=device, protocol=PROTOCOL)
     predictors = {d.name: load_predictor(folder.predictor(d.name), space=space) for d in job.devices}
     evaluator = Evaluator(
         net,
         calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches),
-        evaluation_batches(dataset.validation, dataset, settings.validation_images),
+        Batches.of(dataset.validation, dataset, settings.validation_images),
     )
     identity = digest(
         {
@@ -179,7 +180,7 @@ def export(context: Run) -> dict[str, Any]:
     dataset = _dataset(context)
     net, _ = load_supernet(folder.supernet, space)
     calibration = calibration_batches(dataset, job.train.augment, job.seed, job.search.calibration_batches)
-    test = evaluation_batches(dataset.test, dataset)
+    test = Batches.of(dataset.test, dataset)
     searched = folder.result("search")["devices"]
     checked: dict[tuple[str, int | None], Checked] = {}
     devices = []
@@ -241,15 +242,16 @@ def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
         "fingerprint": table.fingerprint.to_json(),
         "predictor": {
             **dataclasses.asdict(judgement.quality),
-            "noise_floor": table.noise_floor,
+            "spearman": finite(judgement.quality.spearman),
+            "noise_floor": finite(table.noise_floor),
+            "disturbed": sum(each.disturbed for each in table.measurements.values()),
             "held_out": [dataclasses.asdict(row) for row in judgement.held_out],
         },
     }
 
 
 def _dataset(context: Run) -> Dataset:
-    size = max(context.folder.space.settings["resolutions"])
-    return load(dataclasses.replace(context.job.data, size=size), cache=context.folder.cache)
+    return load(dataclasses.replace(context.job.data, size=context.job.resolution_px), cache=context.folder.cache)
 
 
 def _protocol(job: Job) -> Protocol:
@@ -287,7 +289,9 @@ def _searched(found: SearchResult, device: Device, predictor: LatencyPredictor) 
 
 
 def _picks(front: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, int]:
-    """Pick -> index in the front."""
+    """Pick -> index in the front; none where the budget ended before anything that meets the constraints."""
+    if not front:
+        return {}
     scores = np.array([row["val_accuracy"] for row in front])
     latency_ms = np.array([row["latency_ms_predicted"] for row in front])
     return {name: PICKS[name](scores, latency_ms) for name in dict.fromkeys(names)}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+from nas.errors import JobError
 from nas.evaluator import Evaluator, Score
 from search_spaces import Arch
 
@@ -61,10 +62,16 @@ class RayRunner:
         import ray
 
         local = {} if self._address else {"num_cpus": self._jobs, "include_dashboard": False}
-        ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-        shared = ray.put(self._evaluator)
-        remote = ray.remote(num_cpus=1)(_Actor)
-        self._actors = [remote.remote(shared) for _ in range(self._jobs)]
+        try:
+            ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+            shared = ray.put(self._evaluator)
+            remote = ray.remote(num_cpus=1)(_Actor)
+            self._actors = [remote.remote(shared) for _ in range(self._jobs)]
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, ConnectionError):
+                raise JobError(f"search.ray_address: no Ray answers at {self._address}") from error
+            raise
         return self
 
     def scores(self, archs: Sequence[Arch]) -> Iterator[tuple[Arch, Score]]:
@@ -81,7 +88,7 @@ class RayRunner:
             done, _ = ray.wait(list(running), num_returns=1)
             arch, actor = running.pop(done[0])
             idle.append(actor)
-            yield arch, ray.get(done[0])
+            yield arch, _result(done[0])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -92,6 +99,19 @@ class RayRunner:
             ray.kill(actor)
         self._actors = []
         ray.shutdown()
+
+
+def _result(reference: Any) -> Score:
+    """What an actor answered; an error of the evaluator as a `LocalRunner` would raise it."""
+    import ray
+
+    try:
+        score: Score = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayActorError as error:
+        raise JobError("an evaluator on Ray died, most likely for want of memory; try fewer --jobs") from error
+    return score
 
 
 class _Actor:

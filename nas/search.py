@@ -172,7 +172,8 @@ def _evaluate(
 ) -> None:
     """Score what is new in these generations, up to the budget: from the store, or else by the runner."""
     room = state.settings.evaluations - len(state.accuracy)
-    proposed = [arch for codes in generations for arch in state.space.decode(codes)]
+    # In turn: where the budget ends within a generation, every device has had its share of it.
+    proposed = [arch for row in zip(*map(state.space.decode, generations), strict=True) for arch in row]
     new = [arch for arch in dict.fromkeys(proposed) if arch not in state.accuracy][:room]
     known = store.known()
     done = len(state.accuracy) + sum(arch.id in known for arch in new)

@@ -29,17 +29,20 @@ class EvaluationStore:
             self._database.execute("INSERT OR IGNORE INTO identity VALUES ('evaluations', ?)", (identity,))
             found = self._database.execute("SELECT value FROM identity WHERE key = 'evaluations'").fetchone()[0]
         except sqlite3.Error as error:
-            raise JobError(f"{path}: cannot be used as an evaluation store ({error})") from error
+            raise JobError(f"{path}: cannot be used ({error}); if it is damaged, remove it") from error
         if found != identity:
             self._database.close()
             raise JobError(
-                f"{path}: holds evaluations of another supernet, data or calibration ({found}, not {identity})"
+                f"{path}: holds evaluations of another supernet, data or calibration ({found}, not {identity}); "
+                "remove it to evaluate anew"
             )
 
     def known(self) -> dict[str, float]:
         """Validation accuracy by architecture id."""
-        rows = self._database.execute("SELECT arch_id, val_accuracy FROM evaluations").fetchall()
-        return dict(rows)
+        try:
+            return dict(self._database.execute("SELECT arch_id, val_accuracy FROM evaluations").fetchall())
+        except sqlite3.Error as error:
+            raise JobError(f"{self._path}: cannot be read ({error}); if it is damaged, remove it") from error
 
     def add(self, arch: Arch, val_accuracy: float, seconds: float) -> None:
         """Record one evaluation, durably, before this returns; an architecture that is there stays as it is."""

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from search_spaces import Arch, Space
 from supernets import checkpoint
 from supernets.augment import Augmentation, Normalisation
+from supernets.batches import Batches, batch_of, calibration_batches, seed_of
 from supernets.calibrate import accuracy, calibrate, resize, resolution
-from supernets.dataset import Dataset, Images
+from supernets.dataset import Dataset
 from supernets.errors import SupernetError, TrainError
 from supernets.layout import LAYOUTS, fastest_layout
 from supernets.recipes import RECIPES, Moment, Phase, schedule
@@ -29,7 +30,8 @@ Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a line on how it goes."""
 
 LAYOUT_BATCH = 64
-EVALUATION_BATCH = 256
+# Validation images behind each point of the training curve.
+CURVE_IMAGES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,13 @@ def train(
         if moment.first and moment.phase.teacher == "frozen":
             state.teacher = copy.deepcopy(state.average).eval()
         images, labels = batch_of(dataset.train, batch, state.step, settings.seed)
-        augmented = settings.augment(images, torch.Generator().manual_seed(_seed(settings.seed, 1, state.step)))
+        augmented = settings.augment(images, torch.Generator().manual_seed(seed_of(settings.seed, 1, state.step)))
         loss = _step(state, moment, layout.place(normalise(augmented)), labels, settings)
         state.loss = loss if state.step == 0 else 0.9 * state.loss + 0.1 * loss
         state.step += 1
         state.seconds = time.perf_counter() - started
         if state.step in evaluate_at:
-            scores = validation_scores(state.average, dataset, settings, EVALUATION_BATCH * 4)
+            scores = validation_scores(state.average, dataset, settings, CURVE_IMAGES)
             epoch = state.step / steps_per_epoch
             row = {"step": state.step, "epoch": epoch, "loss": state.loss, "learning_rate": moment.learning_rate}
             state.history.append({**row, **scores})
@@ -138,38 +140,10 @@ def train(
     return state
 
 
-def batch_of(images: Images, batch: int, step: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The `step`-th batch: 8-bit images (B, C, H, W) and labels (B,). Every epoch is a permutation of its own."""
-    epoch, position = divmod(step, len(images) // batch)
-    order = np.random.default_rng((seed, 0, epoch)).permutation(len(images))
-    index = np.sort(order[position * batch : (position + 1) * batch])
-    return torch.from_numpy(np.ascontiguousarray(images.pixels[index])), torch.from_numpy(images.labels[index])
-
-
-def calibration_batches(dataset: Dataset, augment: Augmentation, seed: int, batches: int = 4) -> list[Tensor]:
-    """Augmented training images (B, C, H, W), normalised: what batch norm is calibrated on, the same for every Arch."""
-    normalise = Normalisation(dataset.mean, dataset.std)
-    batch = min(EVALUATION_BATCH, len(dataset.train))
-    generator = torch.Generator().manual_seed(_seed(seed, 2, 0))
-    drawn = (batch_of(dataset.train, batch, i, seed)[0] for i in range(batches))
-    return [normalise(augment(images, generator)) for images in drawn]
-
-
-def evaluation_batches(images: Images, dataset: Dataset, limit: int | None = None) -> list[tuple[Tensor, Tensor]]:
-    """All images, or the first `limit`, normalised (B, C, H, W), with their labels (B,)."""
-    normalise = Normalisation(dataset.mean, dataset.std)
-    count = len(images) if limit is None else min(limit, len(images))
-    spans = [slice(i, min(i + EVALUATION_BATCH, count)) for i in range(0, count, EVALUATION_BATCH)]
-    return [
-        (normalise(torch.from_numpy(np.ascontiguousarray(images.pixels[s]))), torch.from_numpy(images.labels[s].copy()))
-        for s in spans
-    ]
-
-
 def validation_scores(net: Supernet, dataset: Dataset, settings: TrainSettings, limit: int) -> dict[str, float]:
     """Validation accuracy of the largest and the smallest sub-network, with statistics of their own."""
     calibration = calibration_batches(dataset, settings.augment, settings.seed, batches=2)
-    batches = evaluation_batches(dataset.validation, dataset, limit)
+    batches = Batches.of(dataset.validation, dataset, limit)
     ends = {"largest_val_accuracy": net.space.largest(), "smallest_val_accuracy": net.space.smallest()}
     return {name: accuracy(net, arch, calibrate(net, arch, calibration), batches) for name, arch in ends.items()}
 
@@ -292,10 +266,6 @@ def _identity(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
     fixed = asdict(settings)
     del fixed["layout"], fixed["evaluations"]
     return {"settings": fixed, "data": dataset.id}
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _line(loss: float, history: list[dict[str, float]]) -> str:

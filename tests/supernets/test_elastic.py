@@ -260,9 +260,12 @@ def test_training_mode_normalises_by_the_batch_even_where_statistics_are_given(f
     net = stirred(small_space(family)).train()
     arch = net.space.smallest()
     x = images(net.space, arch, batch=8)
-    assert torch.equal(
-        logits(copy.deepcopy(net), x, arch, random_stats(net.space, arch, 5)), logits(copy.deepcopy(net), x, arch)
-    )
+    given, kept = (random_stats(net.space, arch, 5) for _ in range(2))
+    with_stats, without = copy.deepcopy(net), copy.deepcopy(net)
+    assert torch.equal(logits(with_stats, x, arch, given), logits(without, x, arch))
+    assert all(torch.equal(a, b) for a, b in zip(with_stats.buffers(), without.buffers(), strict=True))
+    for name, pair in kept.items():
+        assert all(map(torch.equal, pair, given[name]))
     alone, together = logits(copy.deepcopy(net), x[:4], arch), logits(copy.deepcopy(net), x, arch)[:4]
     assert not torch.allclose(alone, together)
 

@@ -1,7 +1,7 @@
 """Training: it learns, it repeats, and it goes on after an interruption as if there had been none."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from search_spaces import FAMILIES, Space
 from supernets import checkpoint
 from supernets import train as train_module
 from supernets.augment import Augmentation
+from supernets.batches import Batches, batch_of, calibration_batches
 from supernets.calibrate import accuracy, calibrate
 from supernets.checkpoint import save_supernet
 from supernets.dataset import Dataset, Images
@@ -20,9 +21,6 @@ from supernets.recipes import RECIPES, schedule
 from supernets.supernet import Supernet
 from supernets.train import (
     TrainSettings,
-    batch_of,
-    calibration_batches,
-    evaluation_batches,
     sub_networks,
     train,
 )
@@ -79,7 +77,7 @@ def same(a: Supernet, b: Supernet) -> bool:
 def judged(state, dataset, arch) -> float:
     """On test images, with statistics of its own."""
     stats = calibrate(state.average, arch, calibration_batches(dataset, SETTINGS.augment, seed=0))
-    return accuracy(state.average, arch, stats, evaluation_batches(dataset.test, dataset))
+    return accuracy(state.average, arch, stats, Batches.of(dataset.test, dataset))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -181,9 +179,68 @@ def test_the_seed_decides_the_result(family):
     settings = replace(SETTINGS, epochs=2)
     first = train(space, dataset, settings)
     torch.manual_seed(12345)
-    np.random.seed(12345)  # noqa: NPY002
+    np.random.seed(12345)
     assert same(train(space, dataset, settings).average, first.average)
     assert not same(train(space, dataset, replace(settings, seed=1)).average, first.average)
+
+
+def test_training_starts_from_the_weights_that_the_seed_draws():
+    space = space_of("tiny")
+    settings = replace(SETTINGS, epochs=1, learning_rate=1e-8, weight_decay=0.0, seed=3)
+    trained = train(space, bars(space), settings).net
+    for parameter, wanted in zip(trained.parameters(), Supernet(space, 3).parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted, atol=1e-6, rtol=0)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """No augmentation, but a list of what it could have been drawn from."""
+
+    seeds: list[int]
+
+    def __call__(self, x_BCHW, generator):
+        self.seeds.append(generator.initial_seed())
+        return x_BCHW
+
+
+def test_every_step_of_every_seed_augments_in_its_own_way(monkeypatch):
+    monkeypatch.setattr(train_module, "validation_scores", lambda *_: {})
+    monkeypatch.setattr(train_module, "_line", lambda *_: "")
+    space = space_of("tiny")
+    recorders = [Recorder([]) for _ in range(3)]
+    for seed, recorder in zip((0, 0, 1), recorders, strict=True):
+        train(space, bars(space), replace(SETTINGS, epochs=2, augment=recorder, seed=seed))
+    assert recorders[0] == recorders[1]
+    assert len({*recorders[0].seeds, *recorders[2].seeds}) == 16
+
+
+def test_a_bf16_layout_trains_in_bf16():
+    space = space_of("tiny")
+    results = [
+        train(space, bars(space), replace(SETTINGS, epochs=1, layout=layout)).net
+        for layout in ("fp32_channels_last", "bf16_channels_last")
+    ]
+    assert not same(*results)
+    assert all(parameter.dtype == torch.float32 for net in results for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_frozen_teacher_is_the_average_from_before_its_phase(tmp_path, name):
+    space = space_of("tiny")
+    path = tmp_path / "train.safetensors"
+    seen = {}
+
+    def keep(done, total, text):
+        seen[done] = checkpoint.read(path).tensors
+
+    train(space, bars(space), replace(SETTINGS, recipe=name), path=path, checkpoint_s=0, progress=keep)
+    teacher = {}
+    for step, moment in enumerate(schedule(RECIPES[name], 20, SETTINGS.warmup)):
+        if moment.first and moment.phase.teacher == "frozen":
+            teacher = {key.removeprefix("average."): t for key, t in seen[step].items() if key.startswith("average.")}
+        found = {key.removeprefix("teacher."): t for key, t in seen[step + 1].items() if key.startswith("teacher.")}
+        assert list(found) == list(teacher)
+        assert all(torch.equal(tensor, teacher[key]) for key, tensor in found.items())
 
 
 def test_the_result_is_an_average_over_time_of_the_weights():
@@ -365,6 +422,14 @@ def test_more_evaluations_than_steps_evaluate_at_every_step():
     assert [row["step"] for row in state.history] == [1, 2, 3, 4]
 
 
+def test_the_loss_of_a_row_is_smoothed_over_the_steps(monkeypatch):
+    losses = iter([4.0, 2.0, 2.0, 7.0])
+    monkeypatch.setattr(train_module, "_step", lambda *_: next(losses))
+    space = space_of("tiny")
+    state = train(space, bars(space), replace(SETTINGS, epochs=1, evaluations=4))
+    assert [row["loss"] for row in state.history] == pytest.approx([4.0, 3.8, 3.62, 3.958])
+
+
 def test_progress_counts_the_steps_and_says_how_it_goes():
     space = space_of("tiny")
     seen = []
@@ -414,10 +479,10 @@ def test_calibration_batches_are_augmented_training_images_and_always_the_same()
 
 def test_evaluation_batches_are_all_images_in_order():
     dataset = bars(space_of("tiny"), count=600)
-    batches = evaluation_batches(dataset.train, dataset)
+    batches = Batches.of(dataset.train, dataset)
     assert [len(labels) for _, labels in batches] == [256, 256, 88]
     assert torch.cat([labels for _, labels in batches]).tolist() == dataset.train.labels.tolist()
     scaled = torch.from_numpy(dataset.train.pixels).double() / 255
     wanted = (scaled - dataset.mean[0]) / dataset.std[0]
     torch.testing.assert_close(torch.cat([x for x, _ in batches]).double(), wanted, atol=1e-5, rtol=1e-5)
-    assert [len(labels) for _, labels in evaluation_batches(dataset.train, dataset, limit=300)] == [256, 44]
+    assert [len(labels) for _, labels in Batches.of(dataset.train, dataset, limit=300)] == [256, 44]

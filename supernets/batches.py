@@ -1,0 +1,65 @@
+"""Batches of a dataset: shuffled ones to train on, augmented ones to calibrate with, ordered ones to evaluate on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supernets.augment import Augmentation, Normalisation
+from supernets.dataset import Dataset, Images
+
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Images in order, kept as 8 bits and normalised (B, C, H, W) batch by batch, with their labels (B,)."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    normalise: Normalisation
+
+    @staticmethod
+    def of(images: Images, dataset: Dataset, limit: int | None = None) -> Batches:
+        """All images of a split, or the first `limit`: splits are in random order, so these are a fair sample."""
+        return Batches(images.pixels[:limit], images.labels[:limit], Normalisation(dataset.mean, dataset.std))
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.labels), BATCH):
+            span = slice(start, start + BATCH)
+            yield self.normalise(_tensor(self.pixels[span])), _tensor(self.labels[span])
+
+
+def batch_of(images: Images, batch: int, step: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The `step`-th batch: 8-bit images (B, C, H, W) and labels (B,). Every epoch is a permutation of its own."""
+    epoch, position = divmod(step, len(images) // batch)
+    order = np.random.default_rng((seed, 0, epoch)).permutation(len(images))
+    index = np.sort(order[position * batch : (position + 1) * batch])
+    return _tensor(images.pixels[index]), _tensor(images.labels[index])
+
+
+def calibration_batches(dataset: Dataset, augment: Augmentation, seed: int, batches: int = 4) -> list[Tensor]:
+    """Augmented training images (B, C, H, W), normalised: what batch norm is calibrated on, the same for every Arch."""
+    normalise = Normalisation(dataset.mean, dataset.std)
+    batch = min(BATCH, len(dataset.train))
+    generator = torch.Generator().manual_seed(seed_of(seed, 2, 0))
+    drawn = (batch_of(dataset.train, batch, i, seed)[0] for i in range(batches))
+    return [normalise(augment(images, generator)) for images in drawn]
+
+
+def seed_of(*parts: int) -> int:
+    """A generator's seed from the seed of the run, the purpose and the step."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _tensor(array: NDArray[np.uint8] | NDArray[np.int64]) -> Tensor:
+    """A tensor of its own: the arrays may be mapped from files."""
+    return torch.from_numpy(np.array(array))
