@@ -14,6 +14,7 @@ from statistics import median
 import numpy as np
 
 Side = Callable[[], object]
+Clock = Callable[[], float]
 MIN_REPETITIONS = 15
 
 
@@ -40,7 +41,9 @@ class Ratio:
         return f"{self.median:.3f} ({self.low:.3f}-{self.high:.3f}, fastest {self.fastest:.3f})"
 
 
-def in_turn(sides: Mapping[str, Side], repetitions: int, min_ms: float = 20.0) -> dict[str, list[float]]:
+def in_turn(
+    sides: Mapping[str, Side], repetitions: int, clock: Clock = time.perf_counter, min_ms: float = 20.0
+) -> dict[str, list[float]]:
     """Milliseconds a call of each side, one entry a repetition; every repetition runs all sides, in alternating order.
 
     A side shorter than `min_ms` is called several times in a repetition, after one call that does not count.
@@ -48,19 +51,19 @@ def in_turn(sides: Mapping[str, Side], repetitions: int, min_ms: float = 20.0) -
     calls = {}
     for name, side in sides.items():
         side()
-        calls[name] = max(1, round(min_ms / max(_milliseconds(side, 1), 1e-3)))
+        calls[name] = max(1, round(min_ms / max(_milliseconds(side, 1, clock), 1e-3)))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(repetitions):
         for name in list(sides)[:: 1 if repetition % 2 == 0 else -1]:
-            times[name].append(_milliseconds(sides[name], calls[name]))
+            times[name].append(_milliseconds(sides[name], calls[name], clock))
     return times
 
 
-def _milliseconds(side: Side, calls: int) -> float:
-    start = time.perf_counter()
+def _milliseconds(side: Side, calls: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(calls):
         side()
-    return (time.perf_counter() - start) * 1000 / calls
+    return (clock() - start) * 1000 / calls
 
 
 def over_archs(ratios: Sequence[Ratio]) -> Ratio:
@@ -74,6 +77,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, to see that it runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--repetitions", type=int, default=MIN_REPETITIONS)
+    parser.add_argument(
+        "--cpu-time",
+        dest="clock",
+        action="store_const",
+        const=time.process_time,
+        default=time.perf_counter,
+        help="count processor time, not wall time: for a busy machine, with --threads 1",
+    )
     return parser
 
 

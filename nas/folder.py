@@ -36,11 +36,16 @@ class RunFolder:
     @staticmethod
     def create(root: Path, job: Job) -> RunFolder:
         """A new folder for a job; one that exists and is not empty is refused."""
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise JobError(f"{root}: is there already; go on with `nas run --resume {root}`, or choose another --out")
-        folder = RunFolder(root)
         try:
+            if root.exists() and (not root.is_dir() or any(root.iterdir())):
+                raise JobError(
+                    f"{root}: is there already; go on with `nas run --resume {root}`, or choose another --out"
+                )
+            folder = RunFolder(root)
             root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JobError(f"{root}: the folder cannot be made: {error.strerror}") from error
+        try:
             folder.write_json("job.json", {"format": FORMAT, "job": job_to_json(job)})
         except OSError:
             folder.discard_if_barren()

@@ -42,6 +42,7 @@ from supernets.batches import Batches, calibration_batches
 from supernets.calibrate import accuracy, calibrate
 from supernets.checkpoint import load_supernet, save_supernet
 from supernets.dataset import Dataset, load
+from supernets.supernet import Supernet
 from supernets.train import train as train_supernet
 
 LOCK_TIMEOUT_S = 600.0
@@ -145,7 +146,7 @@ def search(context: Run) -> dict[str, Any]:
     )
     identity = digest(
         {
-            "supernet": hashlib.sha256(folder.supernet.read_bytes()).hexdigest(),
+            "supernet": _weights_digest(net),
             "data": dataset.id,
             "calibration": settings.calibration_batches,
             "images": settings.validation_images,
@@ -252,6 +253,15 @@ def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
 
 def _dataset(context: Run) -> Dataset:
     return load(dataclasses.replace(context.job.data, size=context.job.resolution_px), cache=context.folder.cache)
+
+
+def _weights_digest(net: Supernet) -> str:
+    """Of the numbers, not of the file: safetensors writes the keys of its header in a random order."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _protocol(job: Job) -> Protocol:

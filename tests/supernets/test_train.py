@@ -57,7 +57,7 @@ def space_of(family: str, **changes) -> Space:
 
 
 SETTINGS = TrainSettings(
-    epochs=5,
+    epochs=3,
     batch=16,
     learning_rate=0.05,
     warmup=0.1,
@@ -65,7 +65,7 @@ SETTINGS = TrainSettings(
     ema_decay=0.9,
     augment=Augmentation(shift_px=1, mirror=True),
     layout="fp32_channels_last",
-    evaluations=2,
+    evaluations=1,
 )
 
 
@@ -108,7 +108,7 @@ def test_every_recipe_learns(name):
 def test_training_interrupted_after_every_step_ends_with_the_same_weights(tmp_path, family, name, layout):
     space = space_of(family)
     dataset = bars(space)
-    settings = replace(SETTINGS, recipe=name, epochs=2, layout=layout)
+    settings = replace(SETTINGS, recipe=name, epochs=2, evaluations=2, layout=layout)
     whole = train(space, dataset, settings)
     path = tmp_path / "train.safetensors"
     interruptions = 0
@@ -136,7 +136,7 @@ def test_training_goes_on_from_an_old_checkpoint_for_many_steps(tmp_path):
         if done == 7:
             kept.write_bytes(path.read_bytes())
 
-    settings = replace(SETTINGS, recipe="progressive_shrinking")
+    settings = replace(SETTINGS, recipe="progressive_shrinking", epochs=5)
     whole = train(space, dataset, settings, path=path, checkpoint_s=0, progress=keep_the_seventh)
     seen = []
     again = train(space, dataset, settings, path=kept, progress=lambda done, total, text: seen.append((done, total)))
@@ -176,7 +176,7 @@ def test_checkpoints_come_as_often_as_asked(tmp_path, monkeypatch):
 def test_the_seed_decides_the_result(family):
     space = space_of(family)
     dataset = bars(space)
-    settings = replace(SETTINGS, epochs=2)
+    settings = replace(SETTINGS, epochs=1)
     first = train(space, dataset, settings)
     torch.manual_seed(12345)
     np.random.seed(12345)
@@ -233,7 +233,7 @@ def test_a_frozen_teacher_is_the_average_from_before_its_phase(tmp_path, name):
     def keep(done, total, text):
         seen[done] = checkpoint.read(path).tensors
 
-    train(space, bars(space), replace(SETTINGS, recipe=name), path=path, checkpoint_s=0, progress=keep)
+    train(space, bars(space), replace(SETTINGS, recipe=name, epochs=5), path=path, checkpoint_s=0, progress=keep)
     teacher = {}
     for step, moment in enumerate(schedule(RECIPES[name], 20, SETTINGS.warmup)):
         if moment.first and moment.phase.teacher == "frozen":
@@ -259,7 +259,7 @@ def test_the_result_is_an_average_over_time_of_the_weights():
 @pytest.mark.parametrize(
     "change",
     [
-        {"epochs": 6},
+        {"epochs": 2},
         {"learning_rate": 0.04},
         {"recipe": "progressive_shrinking"},
         {"augment": Augmentation(shift_px=2)},
@@ -396,7 +396,7 @@ def test_settings_out_of_range_are_refused(change, message):
 
 def test_history_has_a_row_an_evaluation_with_all_its_fields():
     space = space_of("tiny")
-    state = train(space, bars(space), replace(SETTINGS, evaluations=4))
+    state = train(space, bars(space), replace(SETTINGS, epochs=5, evaluations=4))
     assert [row["step"] for row in state.history] == [5, 10, 15, 20]
     assert [row["epoch"] for row in state.history] == [1.25, 2.5, 3.75, 5.0]
     rates = [moment.learning_rate for moment in schedule(RECIPES[SETTINGS.recipe], 20, SETTINGS.warmup)]
@@ -485,4 +485,6 @@ def test_evaluation_batches_are_all_images_in_order():
     scaled = torch.from_numpy(dataset.train.pixels).double() / 255
     wanted = (scaled - dataset.mean[0]) / dataset.std[0]
     torch.testing.assert_close(torch.cat([x for x, _ in batches]).double(), wanted, atol=1e-5, rtol=1e-5)
+    # They can be gone through again and again.
+    assert len(batches) == len(list(batches)) == 3
     assert [len(labels) for _, labels in Batches.of(dataset.train, dataset, limit=300)] == [256, 44]
