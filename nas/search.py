@@ -129,6 +129,10 @@ class _Study:
         self._study.sampler = self._sampler()
         self._generation += 1
         self._trials = [self._study.ask() for _ in range(self._settings.population)]
+        for trial in self._trials:
+            # Optuna turns to its sampler where a trial lacks a value, and founders lack none; but NSGA-II breeds only from
+            # trials that it was asked about. Without this, its first generation was drawn at random after the founders.
+            _ = trial.relative_params
         # Every choice is asked for, active or not: NSGA-II crosses over what all its trials have in common.
         codes = [
             [t.suggest_int(c.name, 0, len(c.values) - 1) if len(c.values) > 1 else 0 for c in self.space.choices]

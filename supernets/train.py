@@ -131,8 +131,8 @@ def train(
         if state.step in evaluate_at:
             scores = validation_scores(state.average, dataset, settings, CURVE_IMAGES)
             epoch = state.step / steps_per_epoch
-            row = {"step": state.step, "epoch": epoch, "loss": state.loss, "learning_rate": moment.learning_rate}
-            state.history.append({**row, **scores})
+            row = {"step": state.step, "epoch": epoch, "seconds": state.seconds, "loss": state.loss}
+            state.history.append({**row, "learning_rate": moment.learning_rate, **scores})
         if path and (time.perf_counter() - saved_at > checkpoint_s or state.step == len(moments)):
             _save(state, settings, dataset, path)
             saved_at = time.perf_counter()

@@ -225,6 +225,16 @@ def test_progress_counts_up_to_the_budget():
     assert all(text.startswith("best validation accuracy ") for _, _, text in seen)
 
 
+def test_the_search_stays_where_the_constraints_are_met():
+    # Slow networks, against the pull of the objective. 0.53 to 0.66 of what comes after the first generation meets the
+    # bound; 0.26 to 0.33 where Optuna is not told of it, 0.34 to 0.44 where the first generation has no children.
+    drawn = predictors()["a"].predict(SPACE.sample(np.random.default_rng(0), 2000))
+    bound = np.quantile(drawn, 0.93)
+    settings = SearchSettings(evaluations=100, population=10, constraints=(f"latency_ms >= {bound}",))
+    found = [searched(settings=settings, seed=seed, names="a").latency_ms["a"][10:] for seed in range(3)]
+    assert np.mean(np.concatenate(found) >= bound) > 0.5
+
+
 def test_nsga2_finds_more_than_chance():
     space = define_space("tiny")
     volumes = {}
@@ -232,4 +242,4 @@ def test_nsga2_finds_more_than_chance():
         settings = SearchSettings(sampler=sampler, evaluations=150, population=15)
         found = [searched(settings=settings, seed=s, space=space, names="a") for s in range(3)]
         volumes[sampler] = np.mean([each.hypervolume["a"] for each in found])
-    assert volumes["nsga2"] > volumes["random"] + 0.02
+    assert volumes["nsga2"] > volumes["random"] + 0.03

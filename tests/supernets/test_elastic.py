@@ -100,6 +100,14 @@ def test_a_narrower_convolution_takes_the_first_channels(out, into, stride):
     assert torch.equal(conv(x, conv_layer(out, into, 7, stride)), wanted)
 
 
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_the_memory_format_of_the_weight_changes_no_number(kernel):
+    conv = stirred_conv()
+    wanted, _ = conv.sliced(conv_layer(4, 3, kernel))
+    found, _ = conv.to(memory_format=torch.channels_last).sliced(conv_layer(4, 3, kernel))
+    assert torch.equal(found, wanted)
+
+
 def test_a_narrower_depthwise_convolution_takes_the_first_filters():
     conv = stirred_conv(into=1)
     x = torch.randn(2, 4, 9, 9)

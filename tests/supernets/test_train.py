@@ -17,13 +17,9 @@ from supernets.checkpoint import save_supernet
 from supernets.dataset import Dataset, Images
 from supernets.errors import CheckpointError, SupernetError, TrainError
 from supernets.layout import LAYOUTS
-from supernets.recipes import RECIPES, schedule
+from supernets.recipes import RECIPES, Phase, schedule
 from supernets.supernet import Supernet
-from supernets.train import (
-    TrainSettings,
-    sub_networks,
-    train,
-)
+from supernets.train import TrainSettings, sub_networks, train
 from tests.contracts.supernet_contract import small_space
 
 CLASSES = 4
@@ -69,6 +65,11 @@ SETTINGS = TrainSettings(
 )
 
 
+def timeless(state) -> list[dict[str, float]]:
+    """The history without the clock."""
+    return [{field: value for field, value in row.items() if field != "seconds"} for row in state.history]
+
+
 def same(a: Supernet, b: Supernet) -> bool:
     other = b.state_dict()
     return all(torch.equal(tensor, other[name]) for name, tensor in a.state_dict().items())
@@ -81,12 +82,14 @@ def judged(state, dataset, arch) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_loss_falls_and_sub_networks_of_all_sizes_learn(family):
+def test_the_loss_falls_and_sub_networks_of_all_sizes_learn(monkeypatch, family):
+    monkeypatch.setitem(RECIPES, "plain", (Phase("all", 1.0, ("largest", "random", "smallest"), teacher="none"),))
     space = space_of(family)
     dataset = bars(space, 128)
-    state = train(space, dataset, replace(SETTINGS, epochs=6, batch=32, learning_rate=0.1, evaluations=6))
+    settings = replace(SETTINGS, recipe="plain", epochs=5, batch=32, learning_rate=0.1, evaluations=5)
+    state = train(space, dataset, settings)
     losses = [row["loss"] for row in state.history]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
     assert judged(state, dataset, space.largest()) > 0.9
     assert judged(state, dataset, space.smallest()) > 2 / CLASSES
 
@@ -123,7 +126,7 @@ def test_training_interrupted_after_every_step_ends_with_the_same_weights(tmp_pa
         a, b = getattr(whole, net), getattr(pieces, net)
         assert (a is None and b is None) or same(a, b), net
     assert (whole.teacher is None) == all(phase.teacher != "frozen" for phase in RECIPES[name])
-    assert pieces.history == whole.history
+    assert timeless(pieces) == timeless(whole)
     assert pieces.loss == whole.loss
 
 
@@ -404,6 +407,7 @@ def test_history_has_a_row_an_evaluation_with_all_its_fields():
         assert list(row) == [
             "step",
             "epoch",
+            "seconds",
             "loss",
             "learning_rate",
             "largest_val_accuracy",
