@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 from nas.errors import JobError
 from nas.evaluator import Evaluator, Score
 from search_spaces import Arch
+
+REACHED_S = 10.0
 
 
 class Runner(Protocol):
@@ -59,6 +62,7 @@ class RayRunner:
     def __enter__(self) -> RayRunner:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        _check_reachable(self._address)
         import ray
 
         local = {} if self._address else {"num_cpus": self._jobs, "include_dashboard": False}
@@ -70,7 +74,7 @@ class RayRunner:
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, ConnectionError):
-                raise JobError(f"search.ray_address: no Ray answers at {self._address}") from error
+                raise JobError(f"search.ray_address: no Ray answers at {self._address or 'this machine'}") from error
             raise
         return self
 
@@ -99,6 +103,17 @@ class RayRunner:
             ray.kill(actor)
         self._actors = []
         ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself tries for over five minutes to reach a cluster that is not there."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACHED_S).close()
+    except (OSError, OverflowError) as error:
+        raise JobError(f"search.ray_address: no Ray answers at {address} ({error})") from error
 
 
 def _result(reference: Any) -> Score:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -80,6 +81,14 @@ def test_ray_keeps_the_contract_and_leaves_no_process_behind_when_it_is_interrup
         interrupted_work()
     assert not ray.is_initialized()
     assert wait_until_gone(started, within_s=10) == set()
+
+
+def test_a_cluster_that_is_not_there_is_refused_at_once():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # taken, but nothing listens
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(JobError, match=rf"search\.ray_address: no Ray answers at {address}"):
+            RayRunner(small_evaluator(), 1, address).__enter__()
 
 
 def test_one_job_without_a_cluster_works_here():
