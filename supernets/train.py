@@ -38,7 +38,7 @@ CURVE_IMAGES = 1024
 class TrainSettings:
     """How to train. `learning_rate` is the peak; `warmup` a share of the steps; `layout` a name of `LAYOUTS` or `auto`.
 
-    `evaluations` is how often the largest and smallest sub-networks are scored on validation images on the way.
+    `threads` is how many torch uses, 0 for what it takes by itself; another number rounds otherwise. `evaluations` is how often the largest and smallest sub-networks are scored on validation images on the way.
     """
 
     recipe: str = "sandwich"
@@ -52,6 +52,7 @@ class TrainSettings:
     ema_decay: float = 0.99
     augment: Augmentation = field(default_factory=Augmentation)
     layout: str = "auto"
+    threads: int = 0
     evaluations: int = 8
     seed: int = 0
 
@@ -75,6 +76,7 @@ _RANGES = (
     ("warmup", 0.0, 0.9),
     ("label_smoothing", 0.0, 0.9),
     ("ema_decay", 0.0, 0.99999),
+    ("threads", 0, 1024),
     ("evaluations", 1, 1000),
 )
 
