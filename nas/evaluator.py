@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from search_spaces import Arch
 from supernets.calibrate import accuracy, calibrate
 from supernets.supernet import Supernet
+from supernets.threads import torch_threads
 
 # One thread an evaluator, however many run side by side: rounding may depend on the number of threads, and the same
 # architecture must score the same under any number of jobs.
@@ -37,17 +36,6 @@ class Evaluator:
 
     def score(self, arch: Arch) -> Score:
         start = time.perf_counter()
-        with single_thread():
+        with torch_threads(THREADS):
             hits = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), self.validation)
         return Score(hits, time.perf_counter() - start)
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Run torch operations on `THREADS` threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from latency_tables.graph import build_model
 from nas.errors import JobError
-from nas.evaluator import single_thread
+from nas.evaluator import THREADS
 from nas.files import write_bytes
 from nas.job import ExportSettings
 from search_spaces import NETWORK_INPUT, Arch, Layer, canonical_json, network
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.extract import extract, fold
 from supernets.supernet import Supernet
+from supernets.threads import torch_threads
 
 MAX_ABS_DIFF = 1e-4
 
@@ -60,7 +61,7 @@ def specialise(
 
     calibration: normalised images (B, C, H, W). test: the same with labels (B,). batch: of the graph, unless it is free.
     """
-    with single_thread():
+    with torch_threads(THREADS):
         stats = calibrate(net, arch, calibration)
         plain = extract(net, arch, stats)
         free = None if settings.dynamic_batch else batch

@@ -25,6 +25,7 @@ from supernets.errors import SupernetError, TrainError
 from supernets.layout import LAYOUTS, fastest_layout
 from supernets.recipes import RECIPES, Moment, Phase, schedule
 from supernets.supernet import Supernet
+from supernets.threads import torch_threads
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a line on how it goes."""
@@ -38,7 +39,9 @@ CURVE_IMAGES = 1024
 class TrainSettings:
     """How to train. `learning_rate` is the peak; `warmup` a share of the steps; `layout` a name of `LAYOUTS` or `auto`.
 
-    `threads` is how many torch uses, 0 for what it takes by itself; another number rounds otherwise. `evaluations` is how often the largest and smallest sub-networks are scored on validation images on the way.
+    `threads` is how many torch computes with, 0 for as many as there are cores; small networks lose nothing with one, and a
+    busy machine slows two down far more than one. `evaluations` is how often the largest and smallest sub-networks are
+    scored on validation images on the way.
     """
 
     recipe: str = "sandwich"
@@ -109,6 +112,13 @@ def train(
 
     With `path`, the state is saved there every `checkpoint_s` seconds, and training goes on from it where it exists.
     """
+    with torch_threads(settings.threads):
+        return _train(space, dataset, settings, path, checkpoint_s, progress)
+
+
+def _train(
+    space: Space, dataset: Dataset, settings: TrainSettings, path: Path | None, checkpoint_s: float, progress: Progress
+) -> TrainState:
     batch = min(settings.batch, len(dataset.train))
     steps_per_epoch = len(dataset.train) // batch
     moments = schedule(RECIPES[settings.recipe], settings.epochs * steps_per_epoch, settings.warmup)
