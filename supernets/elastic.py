@@ -66,8 +66,10 @@ class ElasticBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x_BCHW: Tensor, mean_C: Tensor, var_C: Tensor, *, batch: bool, momentum: float) -> Tensor:
-        """Normalise by the batch, folding its statistics into `mean_C` and `var_C` in place, or else by these two."""
+    def forward(
+        self, x_BCHW: Tensor, mean_C: Tensor | None, var_C: Tensor | None, *, batch: bool, momentum: float
+    ) -> Tensor:
+        """Normalise by the batch, folding its statistics into `mean_C` and `var_C` in place where given, or else by these."""
         channels = x_BCHW.shape[1]
         scale, shift = self.weight[:channels], self.bias[:channels]
         return F.batch_norm(x_BCHW, mean_C, var_C, scale, shift, training=batch, momentum=momentum, eps=self.eps)

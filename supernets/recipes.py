@@ -24,8 +24,8 @@ class Phase:
     share: of all steps. subnets: trained one after the other in each step, their gradients added. open: kind of choice ->
     how many of its largest values random sub-networks may take (kinds not named: all of them). teacher: what all but the
     largest sub-network learn from: labels alone, the largest sub-network in the same step (in place), or a frozen copy of
-    it from before the phase. label_weight: of the label loss beside a teacher. peak: learning rate, relative to the
-    setting's. restart: warm up and decay anew from here on.
+    it from before the first phase with a frozen teacher. label_weight: of the label loss beside a teacher. peak: learning
+    rate, relative to the setting's. restart: warm up and decay anew from here on.
     """
 
     name: str
@@ -82,10 +82,9 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where one step stands: its phase, whether the phase begins here, and the learning rate relative to the peak."""
+    """Where one step stands: its phase, and the learning rate relative to the peak."""
 
     phase: Phase
-    first: bool
     learning_rate: float
 
 
@@ -101,7 +100,7 @@ def schedule(recipe: Recipe, steps: int, warmup: float) -> list[Moment]:
         run_end = ends[next((j for j in range(i + 1, len(recipe)) if recipe[j].restart), len(recipe))]
         for step in range(ends[i], ends[i + 1]):
             progress = (step + 0.5 - run_start) / (run_end - run_start)
-            moments.append(Moment(phase, step == ends[i], phase.peak * _rate(progress, warmup)))
+            moments.append(Moment(phase, phase.peak * _rate(progress, warmup)))
     return moments
 
 

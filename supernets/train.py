@@ -21,6 +21,7 @@ from supernets.augment import Augmentation, Normalisation
 from supernets.batches import Batches, batch_of, calibration_batches, seed_of
 from supernets.calibrate import accuracy, calibrate, resize, resolution
 from supernets.dataset import Dataset
+from supernets.elastic import ElasticBatchNorm2d
 from supernets.errors import SupernetError, TrainError
 from supernets.layout import LAYOUTS, fastest_layout
 from supernets.recipes import RECIPES, Moment, Phase, schedule
@@ -132,7 +133,7 @@ def _train(
     started, saved_at = time.perf_counter() - state.seconds, time.perf_counter()
     while state.step < len(moments):
         moment = moments[state.step]
-        if moment.first and moment.phase.teacher == "frozen":
+        if moment.phase.teacher == "frozen" and state.teacher is None:
             state.teacher = copy.deepcopy(state.average).eval()
         images, labels = batch_of(dataset.train, batch, state.step, settings.seed)
         augmented = settings.augment(images, torch.Generator().manual_seed(seed_of(settings.seed, 1, state.step)))
@@ -175,7 +176,8 @@ def _step(state: TrainState, moment: Moment, x_BCHW: Tensor, y_B: Tensor, settin
     target_BK = None
     if phase.teacher == "frozen" and state.teacher is not None:
         with torch.no_grad(), LAYOUTS[state.layout].autocast():
-            target_BK = state.teacher(resize(x_BCHW, resolution(largest)), largest).float().softmax(1)
+            x_largest = resize(x_BCHW, resolution(largest))
+            target_BK = state.teacher.run(x_largest, largest, _by_batch).float().softmax(1)
     first = 0.0
     for i, arch in enumerate(sub_networks(net.space, phase, np.random.default_rng((settings.seed, 3, state.step)))):
         with LAYOUTS[state.layout].autocast():
@@ -200,6 +202,12 @@ def _step(state: TrainState, moment: Moment, x_BCHW: Tensor, y_B: Tensor, settin
     state.optimiser.zero_grad()
     _update_average(state, settings.ema_decay)
     return first
+
+
+def _by_batch(name: str, norm: ElasticBatchNorm2d, x_BCHW: Tensor) -> Tensor:
+    """Batch norm of a teacher: its running statistics mix sub-networks, and stay as they are."""
+    y_BCHW: Tensor = norm(x_BCHW, None, None, batch=True, momentum=0.0)
+    return y_BCHW
 
 
 def _update_average(state: TrainState, decay: float) -> None:
