@@ -1,6 +1,6 @@
 """What elasticity costs: forward and backward of sub-networks in the supernet against the same ones extracted.
 
-    python benchmarks/elastic_forward.py [--quick] [--threads 2] [--cpu-time] [--layout fp32_channels_last] [--batch 64]
+    python benchmarks/elastic_forward.py [--quick] [--threads 2] [--cpu-time] [--layout fp32_channels_last] [--batch 256]
 
 Both sides train the same architecture on the same batch. Target: at most 1.05x.
 """
@@ -30,7 +30,7 @@ SPACES = {
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--layout", choices=LAYOUTS, default="fp32_channels_last")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256, help="as training does by default")
     parser.add_argument("--archs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

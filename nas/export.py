@@ -15,9 +15,9 @@ from torch import Tensor
 from latency_tables.graph import build_model
 from nas.errors import JobError
 from nas.evaluator import THREADS
-from nas.files import write_bytes
 from nas.job import ExportSettings
 from search_spaces import NETWORK_INPUT, Arch, Layer, canonical_json, network
+from search_spaces.files import write_bytes
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.extract import extract, fold
 from supernets.supernet import Supernet

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import JobError
-from nas.files import write_bytes
 from nas.job import Job, job_from_json, job_to_json
 from search_spaces import Space, SpaceError
+from search_spaces.files import write_bytes
 
 FORMAT = "nas.run/1"
 STAGES = ("train", "profile", "search", "export")

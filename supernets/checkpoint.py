@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from search_spaces import Space, SpaceError
+from search_spaces.files import write_bytes
 from supernets.errors import CheckpointError
 from supernets.supernet import Supernet
 
@@ -39,15 +39,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "notes": json.dumps(dict(checkpoint.notes)),
     }
     tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(tensors, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, save(tensors, metadata=header))
 
 
 def read(path: Path, space: Space | None = None) -> Checkpoint:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from latency_tables.table import load as load_table
-from nas import files, pipeline
+from nas import pipeline
 from nas.folder import STAGES, RunFolder
 from nas.job import read_job
-from search_spaces import canonical_json
+from search_spaces import canonical_json, files
 from tests.nas.conftest import commanded
 from tests.nas.fakes import FakeDisplay, write_job
 from tests.nas.test_pipeline import contents, outcome, undone

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from nas import files
-from nas.files import write_bytes
+from search_spaces import files
+from search_spaces.files import write_bytes
 
 
 def test_a_file_is_replaced_at_once_and_never_written_into(tmp_path):
