@@ -88,8 +88,7 @@ def train(context: Run) -> dict[str, Any]:
     folder, job = context.folder, context.job
     check_versions(job.export)
     with context.display.stage("data") as progress:
-        source = dataclasses.replace(job.data, size=job.resolution_px)
-        dataset = load(source, cache=folder.cache, progress=lambda done, total: progress(done, total, "images"))
+        dataset = _dataset(context, lambda done, total: progress(done, total, "images"))
     space = job.space_for(len(dataset.classes))
     folder.write_json("space.json", space.to_json())
     with context.display.stage("train") as progress:
@@ -251,8 +250,10 @@ def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
     }
 
 
-def _dataset(context: Run) -> Dataset:
-    return load(dataclasses.replace(context.job.data, size=context.job.resolution_px), cache=context.folder.cache)
+def _dataset(context: Run, progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """The job's images at the largest resolution of its space: decoded once, then from the run's cache."""
+    source = dataclasses.replace(context.job.data, size=context.job.resolution_px)
+    return load(source, cache=context.folder.cache, progress=progress)
 
 
 def _weights_digest(net: Supernet) -> str:

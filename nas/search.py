@@ -20,6 +20,7 @@ from nas.constraints import Constraint, constraint_values, feasible_sample, pars
 from nas.errors import JobError
 from nas.fronts import front, hypervolume
 from nas.job import SearchSettings
+from nas.progress import Progress
 from nas.runners import Runner
 from nas.store import EvaluationStore
 from search_spaces import Arch, Codes, Space, digest
@@ -31,8 +32,6 @@ SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
 
 # A small space may hold fewer new architectures than were asked for; this many generations without one end the search.
 BARREN_GENERATIONS = 5
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from typing import Any
 
 from nas.folder import STAGES, RunFolder, versions
 from nas.job import job_to_json
-
-FORMAT = "nas.summary/1"
+from nas.report import SUMMARY_FORMAT
 
 
 def summarise(folder: RunFolder) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     for measured, found, made in zip(profiled["devices"], searched["devices"], exported["devices"], strict=True):
         devices.append({**measured, "evaluated": found["evaluated"], **made})
     return {
-        "format": FORMAT,
+        "format": SUMMARY_FORMAT,
         "name": job.name,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": job_to_json(job),
