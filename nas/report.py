@@ -1,24 +1,17 @@
-"""One run as one HTML page that opens anywhere, without a network: what was found, how far to trust it, what was run.
-
-The page carries plotly.js, its style and its script. The plots are plain `{data, layout}` dicts; a colour in them names
-a custom property of report.css, as in `@front`, so that report.js can paint them for light, dark and paper.
-"""
+"""One run as one HTML page that opens anywhere, without a network: what was found, how far to trust it, what was run."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
-from string import Template
 from typing import Any
 
 import yaml
-from plotly.offline import get_plotlyjs
 
 from nas.errors import JobError
+from nas.page import figure, page, section
+from nas.plots import Plot, axis, dots, line, plot
 from nas.tables import (
     ABSENT,
     Network,
@@ -56,12 +49,10 @@ from nas.tables import (
 __all__ = ["SUMMARY_FORMAT", "front_csv", "render"]
 
 SUMMARY_FORMAT = "nas.summary/1"
-LOG_ABOVE = 4.0  # an axis whose ends are further apart than this factor is logarithmic
 MOST_POINTS = 4000  # of one trace: more only make the page slow
 ENDS = {"largest_val_accuracy": "Largest network", "smallest_val_accuracy": "Smallest network"}
 
 Device = Mapping[str, Any]
-Plot = dict[str, Any]
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -77,52 +68,12 @@ def render(summary: Mapping[str, Any]) -> str:
         _search(plots, summary["search"]),
         _provenance(summary),
     )
-    # A lone surrogate, from a file name that was not UTF-8, would make the page impossible to write.
-    return _page(summary, "".join(sections), plots).encode(errors="replace").decode()
-
-
-def _page(summary: Mapping[str, Any], main: str, plots: Mapping[str, Plot]) -> str:
-    plotly, script = (source.replace("</script", "<\\/script") for source in (get_plotlyjs(), _packaged("report.js")))
-    hashes = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in (plotly, script))
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    # The second lock, after escaping: this page may load nothing and run no scripts but these two.
-    policy = (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    main = "".join(sections)
     links = [("picks", "Picks")] if 'id="picks"' in main else []
     links += [(f"device-{index}", device["name"]) for index, device in enumerate(summary["devices"])]
     links += [("training", "Training"), ("search", "Search"), ("run", "What was run on what")]
-    nav = "".join(f'<li><a href="#{target}">{escaped(label)}</a></li>' for target, label in links)
-    return Template(_packaged("report.html")).substitute(
-        name=escaped(summary["name"]),
-        finished=moment(summary["finished"]),
-        verdict=verdict(summary["devices"]),
-        nav=nav,
-        main=main,
-        policy=policy,
-        style=_packaged("report.css"),
-        plots=_json_in_script(plots),
-        plotly=plotly,
-        script=script,
-    )
-
-
-def _packaged(name: str) -> str:
-    return files("nas").joinpath(name).read_text(encoding="utf-8")
-
-
-def _json_in_script(document: object) -> str:
-    """JSON that can neither end the script element it stands in nor open a comment there. NaN becomes null."""
-    return json.dumps(_finite_only(document), allow_nan=False).replace("</", "<\\/").replace("<!", "<\\u0021")
-
-
-def _finite_only(document: Any) -> Any:
-    if isinstance(document, dict):
-        return {key: _finite_only(value) for key, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [_finite_only(value) for value in document]
-    return None if isinstance(document, float) and not math.isfinite(document) else document
+    date = moment(summary["finished"])
+    return page(summary["name"], "Architecture search", date, verdict(summary["devices"]), links, main, plots)
 
 
 # What was found
@@ -148,7 +99,7 @@ def _picks(devices: Sequence[Device]) -> str:
         "<p>From each front: the fastest network, the most accurate one, and the knee, beyond which a further point of "
         "accuracy costs much more time. Speed is relative to the most accurate network of the same device.</p>"
     )
-    return _section("picks", "Picks", text + found) if found else ""
+    return section("picks", "Picks", text + found) if found else ""
 
 
 # A device
@@ -174,7 +125,7 @@ def _device(plots: dict[str, Plot], index: int, device: Device) -> str:
         if len(shown) < len(evaluated):
             caption += f" {len(shown):,} of {len(evaluated):,} evaluated networks are drawn."
         title = f"Accuracy against latency on {name}"
-        parts.append(_figure(plots, f"pareto-{index}", _pareto_plot(shown, front), title, caption))
+        parts.append(figure(plots, f"pareto-{index}", _pareto_plot(shown, front), title, caption))
     parts.append(f"<h3>The front</h3>{front_table(name, front)}" if front else "<p>The front is empty.</p>")
     parts.append(f"<h3>How far to trust the predictions</h3>{_trust(plots, index, device)}")
     if device["exports"]:
@@ -183,7 +134,7 @@ def _device(plots: dict[str, Plot], index: int, device: Device) -> str:
             "difference between their outputs, and how often both name the same class.</p>"
             + exports_table(name, device["exports"])
         )
-    return _section(f"device-{index}", name, "".join(parts))
+    return section(f"device-{index}", name, "".join(parts))
 
 
 def _trust(plots: dict[str, Plot], index: int, device: Device) -> str:
@@ -201,12 +152,12 @@ def _trust(plots: dict[str, Plot], index: int, device: Device) -> str:
         "held out when the predictor was fitted; diamonds are networks of the front, measured after the search."
     )
     title = f"Predicted against measured latency on {name}"
-    figure = _figure(plots, f"trust-{index}", _trust_plot(thinned(held_out, MOST_POINTS), again), title, caption)
+    drawn = figure(plots, f"trust-{index}", _trust_plot(thinned(held_out, MOST_POINTS), again), title, caption)
     rows = [
         (code(one["arch_id"]), significant(one["measured_ms"]), significant(one["predicted_ms"])) for one in held_out
     ]
     numbers = folded_table(f"Held-out networks of {name}", ("Network", "#Measured ms", "#Predicted ms"), rows)
-    return f'<div class="pair">{figure}<div>{text}{numbers}</div></div>'
+    return f'<div class="pair">{drawn}<div>{text}{numbers}</div></div>'
 
 
 # Training, search, provenance
@@ -222,10 +173,10 @@ def _training(plots: dict[str, Plot], supernet: Mapping[str, Any]) -> str:
         '<div class="pair">',
     ]
     if any(finite(row["loss"]) is not None for row in history):
-        parts.append(_figure(plots, "loss", _loss_plot(history), "Training loss", "Lower is better."))
+        parts.append(figure(plots, "loss", _loss_plot(history), "Training loss", "Lower is better."))
     if any(finite(row[key]) is not None for row in history for key in ENDS):
         caption = "On the validation images, for the largest and the smallest network of the space."
-        parts.append(_figure(plots, "accuracy", _accuracy_plot(history), "Accuracy during training", caption))
+        parts.append(figure(plots, "accuracy", _accuracy_plot(history), "Accuracy during training", caption))
     rows = [
         (
             f"{row['step']:,}",
@@ -238,7 +189,7 @@ def _training(plots: dict[str, Plot], supernet: Mapping[str, Any]) -> str:
     ]
     columns = ("#Step", "#Epoch", "#Loss", "#Learning rate", *(f"#{name}" for name in ENDS.values()))
     parts += ["</div>", folded_table("Training history", columns, rows)]
-    return _section("training", "Training the supernet", "".join(parts))
+    return section("training", "Training the supernet", "".join(parts))
 
 
 def _search(plots: dict[str, Plot], search: Mapping[str, Any]) -> str:
@@ -258,10 +209,10 @@ def _search(plots: dict[str, Plot], search: Mapping[str, Any]) -> str:
             "more accurate or both; once it is flat, a longer search would find little more."
         )
         plot = _hypervolume_plot(thinned(history, MOST_POINTS))
-        parts.append(_figure(plots, "hypervolume", plot, "Progress of the search", caption))
+        parts.append(figure(plots, "hypervolume", plot, "Progress of the search", caption))
     rows = [(f"{row['evaluations']:,}", significant(row["hypervolume"], 4)) for row in history]
     parts.append(folded_table("Hypervolume over evaluations", ("#Evaluations", "#Hypervolume"), rows))
-    return _section("search", "Search", "".join(parts))
+    return section("search", "Search", "".join(parts))
 
 
 def _provenance(summary: Mapping[str, Any]) -> str:
@@ -295,24 +246,7 @@ def _provenance(summary: Mapping[str, Any]) -> str:
         f"<h3>Devices as they were measured</h3>{devices_table(devices)}" if devices else "",
         f'<details><summary>Resolved job file</summary><pre tabindex="0">{escaped(config)}</pre></details>',
     )
-    return _section("run", "What was run on what", "".join(parts))
-
-
-# HTML
-
-
-def _section(target: str, heading: str, content: str) -> str:
-    heading = f'<h2 id="{target}-heading">{escaped(heading)}</h2>'
-    return f'<section id="{target}" aria-labelledby="{target}-heading">{heading}{content}</section>'
-
-
-def _figure(plots: dict[str, Plot], target: str, plot: Plot, title: str, caption: str) -> str:
-    plots[target] = plot
-    return (
-        f'<figure><div class="plot {target.partition("-")[0]}" id="{target}" role="img" aria-label="{escaped(title)}" '
-        f'aria-describedby="{target}-caption"></div>'
-        f'<figcaption id="{target}-caption"><b>{escaped(title)}.</b> {escaped(caption)}</figcaption></figure>'
-    )
+    return section("run", "What was run on what", "".join(parts))
 
 
 # Plots
@@ -326,17 +260,17 @@ def _pareto_plot(evaluated: Sequence[Mapping[str, Any]], front: Sequence[Network
     predicted, measured = _points(front, "latency_ms_predicted"), _points(again, "latency_ms_measured")
     front_line = {"color": "@front", "width": 1.5, "shape": "hv"}
     data = (
-        _dots("Evaluated", cloud, cloud_hover, "@cloud", size=5),
+        dots("Evaluated", cloud, cloud_hover, "@cloud", size=5),
         _strokes("Interval", bounded, "latency_ms_low", "latency_ms_high", "@band", 9),
         _strokes("Error", again, "latency_ms_predicted", "latency_ms_measured", "@measured", 2) | {"showlegend": False},
-        _dots("Predicted", predicted, hovers(front), "@front") | {"mode": "lines+markers", "line": front_line},
-        _dots("Measured", measured, hovers(again), "@measured", "diamond"),
+        dots("Predicted", predicted, hovers(front), "@front") | {"mode": "lines+markers", "line": front_line},
+        dots("Measured", measured, hovers(again), "@measured", "diamond"),
     )
     ends = [network[end] for network in bounded for end in ("latency_ms_low", "latency_ms_high")]
-    x = _axis("Latency (ms)", [*(point[0] for point in cloud + predicted + measured), *ends])
-    y = _axis("Validation accuracy (%)", [point[1] for point in cloud + predicted], log=False, headroom=0.14)
+    x = axis("Latency (ms)", [*(point[0] for point in cloud + predicted + measured), *ends])
+    y = axis("Validation accuracy (%)", [point[1] for point in cloud + predicted], log=False, headroom=0.14)
     labels = [_label(network, x["type"] == "log") for network in front if network["picks"]]
-    return _plot(data, x, y, annotations=labels)
+    return plot(data, x, y, annotations=labels)
 
 
 def _label(network: Network, log: bool) -> dict[str, Any]:
@@ -361,24 +295,24 @@ def _trust_plot(held_out: Sequence[Mapping[str, Any]], again: Sequence[Network])
     """Measured latency across and predicted up, on one scale, with the diagonal and 10% to either side of it."""
     apart = [(one["measured_ms"], one["predicted_ms"]) for one in held_out]
     front = [(network["latency_ms_measured"], network["latency_ms_predicted"]) for network in again]
-    scale = _axis("Measured latency (ms)", [value for point in apart + front for value in point])
+    scale = axis("Measured latency (ms)", [value for point in apart + front for value in point])
     low, high = (10**end if scale["type"] == "log" else end for end in scale["range"])
     corners = [(low, 1.1 * low), (high, 1.1 * high), (high, 0.9 * high), (low, 0.9 * low)]
     hover = [hover_lines(one["arch_id"], *latency_lines(one, "predicted_ms", "measured_ms")) for one in held_out]
     data = (
-        _line("Within 10%", corners, [], "@band", width=0) | {"fill": "toself", "fillcolor": "@band"},
-        _line("Exact", [(low, low), (high, high)], [], "@muted", width=1) | {"showlegend": False},
-        _dots("Held out", apart, hover, "@front", "circle-open"),
-        _dots("Front", front, hovers(again), "@measured", "diamond"),
+        line("Within 10%", corners, [], "@band", width=0) | {"fill": "toself", "fillcolor": "@band"},
+        line("Exact", [(low, low), (high, high)], [], "@muted", width=1) | {"showlegend": False},
+        dots("Held out", apart, hover, "@front", "circle-open"),
+        dots("Front", front, hovers(again), "@measured", "diamond"),
     )
-    return _plot(data, scale, scale | {"title": {**scale["title"], "text": "Predicted latency (ms)"}})
+    return plot(data, scale, scale | {"title": {**scale["title"], "text": "Predicted latency (ms)"}})
 
 
 def _loss_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
     rows = [row for row in history if finite(row["loss"]) is not None]
     hover = [f"step {row['step']:,}<br>loss {significant(row['loss'], 4)}" for row in rows]
-    line = _line("Loss", [(row["epoch"], row["loss"]) for row in rows], hover, "@front")
-    return _plot((line,), _axis("Epoch"), _axis("Loss"), showlegend=False)
+    curve = line("Loss", [(row["epoch"], row["loss"]) for row in rows], hover, "@front")
+    return plot((curve,), axis("Epoch"), axis("Loss"), showlegend=False)
 
 
 def _accuracy_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
@@ -386,96 +320,17 @@ def _accuracy_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
     for (key, name), color, symbol in zip(ENDS.items(), ("@front", "@measured"), ("circle", "diamond"), strict=True):
         rows = [row for row in history if finite(row[key]) is not None]
         hover = [f"{name}<br>epoch {significant(row['epoch'])}<br>{percent(row[key], 2)}" for row in rows]
-        line = _line(name, [(row["epoch"], 100 * row[key]) for row in rows], hover, color)
-        data.append(line | {"mode": "lines+markers", "marker": {"color": color, "size": 7, "symbol": symbol}})
-    return _plot(data, _axis("Epoch"), _axis("Validation accuracy (%)"))
+        curve = line(name, [(row["epoch"], 100 * row[key]) for row in rows], hover, color)
+        data.append(curve | {"mode": "lines+markers", "marker": {"color": color, "size": 7, "symbol": symbol}})
+    return plot(data, axis("Epoch"), axis("Validation accuracy (%)"))
 
 
 def _hypervolume_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
     points = [(row["evaluations"], row["hypervolume"]) for row in history]
     hover = [f"{x:,} evaluations<br>hypervolume {significant(y, 4)}" for x, y in points]
-    line = _line("Hypervolume", points, hover, "@front")
-    line["line"]["shape"] = "hv"
-    return _plot((line,), _axis("Evaluations"), _axis("Hypervolume"), showlegend=False)
-
-
-def _plot(data: Iterable[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], **layout: Any) -> Plot:
-    shared = {
-        "font": {"color": "@ink", "size": 13},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left", "bgcolor": "@card", "bordercolor": "@muted", "font": {"color": "@ink"}},
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 1.02,
-            "yanchor": "bottom",
-            "bgcolor": "rgba(0,0,0,0)",
-            "font": {"size": 12},
-        },
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "@cloud", "activecolor": "@front"},
-        "margin": {"l": 56, "r": 12, "t": 28, "b": 48},
-    }
-    return {"data": [trace for trace in data if trace["x"]], "layout": {**shared, "xaxis": x, "yaxis": y, **layout}}
-
-
-def _axis(title: str, values: Iterable[Any] = (), log: bool = True, headroom: float = 0.05) -> dict[str, Any]:
-    """An axis that holds the values with room at its ends, logarithmic where `log` allows it and they lie far apart.
-    Without values Plotly chooses the range."""
-    axis: dict[str, Any] = {
-        "type": "linear",
-        "title": {"text": title, "standoff": 12, "font": {"size": 13}},
-        "color": "@muted",
-        "gridcolor": "@grid",
-        "linecolor": "@muted",
-        "zeroline": False,
-        "automargin": True,
-    }
-    known = [number for value in values if (number := finite(value)) is not None]
-    if not known:
-        return axis
-    low, high = min(known), max(known)
-    if log and 0 < low * LOG_ABOVE < high:
-        axis |= {
-            "type": "log",
-            "tickvals": (ticks := _log_ticks(low, high)),
-            "ticktext": [f"{tick:,g}" for tick in ticks],
-        }
-        low, high = math.log10(low), math.log10(high)
-    width = high - low or abs(high) or 1.0
-    return axis | {"range": [low - 0.05 * width, high + headroom * width]}
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers in between, more of them in each decade where there are few decades."""
-    per_decade = (1, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5) if high < 1000 * low else (1,)
-    ticks = [float(f"{step}e{decade}") for decade in range(-6, 9) for step in per_decade]
-    return [tick for tick in ticks if 0.9 * low < tick < 1.1 * high]
-
-
-def _trace(name: str, points: Iterable[tuple[Any, Any]], hover: Sequence[str]) -> dict[str, Any]:
-    xs, ys = zip(*points, strict=True) if points else ((), ())
-    shown = {"hoverinfo": "text", "hovertext": hover} if hover else {"hoverinfo": "skip"}
-    return {"type": "scatter", "name": name, "x": xs, "y": ys, **shown}
-
-
-def _dots(
-    name: str,
-    points: Iterable[tuple[Any, Any]],
-    hover: Sequence[str],
-    color: str,
-    symbol: str = "circle",
-    size: int = 9,
-) -> dict[str, Any]:
-    marker = {"color": color, "symbol": symbol, "size": size}
-    return {**_trace(name, points, hover), "mode": "markers", "marker": marker}
-
-
-def _line(
-    name: str, points: Iterable[tuple[Any, Any]], hover: Sequence[str], color: str, width: float = 2
-) -> dict[str, Any]:
-    return {**_trace(name, points, hover), "mode": "lines", "line": {"color": color, "width": width}}
+    steps = line("Hypervolume", points, hover, "@front")
+    steps["line"]["shape"] = "hv"
+    return plot((steps,), axis("Evaluations"), axis("Hypervolume"), showlegend=False)
 
 
 def _strokes(name: str, networks: Iterable[Network], start: str, end: str, color: str, width: float) -> dict[str, Any]:
@@ -490,7 +345,7 @@ def _strokes(name: str, networks: Iterable[Network], start: str, end: str, color
             gap,
         )
     ]
-    return _line(name, points, [], color, width)
+    return line(name, points, [], color, width)
 
 
 def _points(networks: Iterable[Network], latency: str) -> list[tuple[Any, Any]]:
