@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import onnxruntime
 
 from latency_tables.errors import LatencyError
+from latency_tables.processor import Processor, short_name
 from search_spaces import digest
 
 Json = Any
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
+"""fp16 is half-precision weights and activations, int8 a graph of quantised ones (`quantise`)."""
 GRAPH_OPTIMIZATIONS = ("all", "extended", "basic", "disabled")
 
 
@@ -33,6 +33,7 @@ class Device:
     name: str
     provider: str = "CPUExecutionProvider"
     provider_options: tuple[tuple[str, str], ...] = ()
+    """Pairs of option and value; a mapping is taken as well. Numbers and switches become the strings that they stand for."""
     threads: int = 1
     precision: str = "fp32"
     batch: int = 1
@@ -46,9 +47,7 @@ class Device:
             )
         if not isinstance(self.provider, str) or not self.provider:
             raise LatencyError(f"device {self.name}: provider must be a non-empty string, not {self.provider!r}")
-        for option in self.provider_options:
-            if len(option) != 2 or not all(isinstance(part, str) for part in option):
-                raise LatencyError(f"device {self.name}: a provider option is a pair of strings, not {option!r}")
+        object.__setattr__(self, "provider_options", _options(self.name, self.provider_options))
         _whole(self.name, "threads", self.threads, 1024)
         _whole(self.name, "batch", self.batch, 4096)
         _one_of(self.name, "precision", self.precision, PRECISIONS)
@@ -62,6 +61,11 @@ class Device:
         rare = [dict(self.provider_options), self.graph_optimization]
         return word if rare == [{}, "all"] else f"{word}_{digest(rare, 6)}"
 
+    def full_name(self, fingerprint: Fingerprint) -> str:
+        """The settings on one machine, as `epyc-9004_ort1.31_cpu_t1_fp32_b1`: unlike `id`, it tells machines apart."""
+        runtime = ".".join(fingerprint.onnxruntime.split(".")[:2])
+        return f"{short_name(fingerprint.cpu, fingerprint.machine)}_ort{runtime}_{self.id}"
+
     def to_json(self) -> dict[str, Json]:
         return {**asdict(self), "provider_options": dict(self.provider_options)}
 
@@ -72,7 +76,7 @@ class Device:
         options = found.get("provider_options", {})
         if not isinstance(options, Mapping):
             raise LatencyError(f"device: provider_options must be an object, not {options!r}")
-        return Device(**{**found, "provider_options": tuple(options.items())})
+        return Device(**found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,10 @@ class Fingerprint:
     os: str
     onnxruntime: str
     governor: str = ""
-    flags: str = field(default="", metadata={"about": "digest of the processor's feature flags"})
+    flags: str = ""
+    """Digest of the processor's feature flags."""
+    providers: str = ""
+    """What the runtime was built with."""
 
     @property
     def id(self) -> str:
@@ -108,53 +115,47 @@ class Fingerprint:
 
 def fingerprint() -> Fingerprint:
     """The machine at hand."""
-    cpuinfo = _cpuinfo()
-    flags = sorted((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+    here = Processor.here()
     return Fingerprint(
-        cpu=cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor(),
-        machine=platform.machine(),
-        cores=os.cpu_count() or 1,
-        memory_gib=_memory_gib(),
+        cpu=here.model,
+        machine=here.machine,
+        cores=here.cores,
+        memory_gib=here.memory_gib,
         os=f"{platform.system()} {platform.release()}",
         onnxruntime=onnxruntime.__version__,
-        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip(),
-        flags=digest(flags) if flags else "",
+        governor=here.governor,
+        flags=digest(list(here.flags)) if here.flags else "",
+        providers=", ".join(_providers()),
     )
 
 
 def local_devices() -> tuple[Device, ...]:
     """What the machine at hand offers by default: one thread, two threads where it has them, and a batch of 8."""
-    pair = (Device("cpu_t2", threads=2),) if _usable_cores() >= 2 else ()
+    pair = (Device("cpu_t2", threads=2),) if Processor.here().usable_cores >= 2 else ()
     return (Device("cpu_t1"), *pair, Device("cpu_t1_b8", batch=8))
 
 
-def _usable_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _providers() -> list[str]:
+    """The runtime's providers, with the version of CUDA that they were built for, where the runtime says so."""
+    cuda = getattr(onnxruntime, "cuda_version", "")
+    built = {"CUDAExecutionProvider": cuda, "TensorrtExecutionProvider": cuda}
+    return [f"{name} {built.get(name, '')}".strip() for name in sorted(onnxruntime.get_available_providers())]
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first value of every key in `/proc/cpuinfo`."""
-    found: dict[str, str] = {}
-    for line in _read("/proc/cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    return found
+def _options(device: str, given: Json) -> tuple[tuple[str, str], ...]:
+    """Provider options as pairs of strings, as the runtime takes them."""
+    pairs = given.items() if isinstance(given, Mapping) else given
+    if isinstance(pairs, str) or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+        raise LatencyError(f"device {device}: provider_options must map options to values, not {given!r}")
+    return tuple((_option(device, name), _option(device, value)) for name, value in pairs)
 
 
-def _memory_gib() -> int:
-    """Installed memory, rounded: the exact number moves with the kernel."""
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _option(device: str, value: Json) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if not isinstance(value, str | int | float):
+        raise LatencyError(f"device {device}: a provider option is a string or a number, not {value!r}")
+    return str(value)
 
 
 def _whole(device: str, name: str, value: int, high: int) -> None:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_tables.additive import AdditivePredictor
+from latency_tables.blame import ChoiceError, SlotError, choice_errors, slot_errors
 from latency_tables.metrics import Quality, quality
-from latency_tables.predictor import AdditivePredictor, LatencyPredictor
+from latency_tables.predictor import LatencyPredictor
+from latency_tables.select import KINDS, Fit, Selection, select
 from latency_tables.table import LatencyTable
-from search_spaces import Codes, Space
+from latency_tables.transfer import KnownPredictors, TransferPredictor
 
-Fit = Callable[[Space, Codes, NDArray[np.float64]], LatencyPredictor]
+Indices = NDArray[np.int64]
+
+COVERAGE = 0.9
+# The median distance of two normal numbers, each the mean of half of the samples, in standard deviations of the whole.
+HALVES_APART = 1.35
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One network that was kept from the fit."""
+    """One network that was kept from the fit, and the interval that should hold 90% of them."""
 
     arch_id: str
     predicted_ms: float
     measured_ms: float
+    low_ms: float
+    high_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +39,87 @@ class Judgement:
     """How well a fit to part of a table predicts the rest, and the predictor fitted to all of it."""
 
     predictor: LatencyPredictor
+    kind: str
+    """Of the predictor, chosen by cross-validation."""
+    errors: Mapping[str, float]
+    """The cross-validated error of each kind, on all networks."""
     quality: Quality
+    coverage: float
+    """Share of the held-out networks within their 90% intervals."""
+    noise_floor: float
+    """Of the table: errors cannot be told apart below it."""
     held_out: tuple[HeldOut, ...]
+    slot_errors: tuple[SlotError, ...]
+    """The slots that are predicted worst first; none where the networks were too few to cross-validate."""
+    choice_errors: tuple[ChoiceError, ...]
 
 
-def judge(table: LatencyTable, *, fraction: float = 0.25, seed: int = 0, fit: Fit = AdditivePredictor.fit) -> Judgement:
-    """Hold out a share of the networks, fit to the rest, compare; then fit to all.
+def judge(table: LatencyTable, *, fraction: float = 0.25, seed: int = 0, kinds: Mapping[str, Fit] = KINDS) -> Judgement:
+    """Hold out a share of the networks, select and fit on the rest, compare; then select and fit on all."""
+    space, codes, measured = table.space, table.codes(), table.latency_ms()
+    train, test = _split(table, fraction, seed)
+    judged = select(space, codes[train], measured[train], kinds=kinds, seed=seed).predictor
+    found = select(space, codes, measured, kinds=kinds, seed=seed)
+    judgement = _judgement(table, train, test, judged, found.predictor, found.kind)
+    slots, choices = _blame(table, found)
+    return replace(judgement, errors=found.errors, slot_errors=slots, choice_errors=choices)
+
+
+def judge_carried(table: LatencyTable, known: KnownPredictors, *, fraction: float = 0.25, seed: int = 0) -> Judgement:
+    """The same of a predictor that is carried over from known devices; its only error is that on held-out networks."""
+    codes, measured = table.codes(), table.latency_ms()
+    train, test = _split(table, fraction, seed)
+    judged = TransferPredictor.fit(known, codes[train], measured[train])
+    return _judgement(table, train, test, judged, TransferPredictor.fit(known, codes, measured), "transfer")
+
+
+def _split(table: LatencyTable, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Networks to fit to and networks to hold out, as indices.
 
     The same networks and seed give the same split, in whatever order they were measured. The smallest and the largest
     are never held out: a predictor should not be asked to extrapolate.
     """
-    space, codes, measured = table.space, table.codes(), table.latency_ms()
     ids = [entry.arch.id for entry in table.entries]
-    ends = {space.smallest().id, space.largest().id}
+    ends = {table.space.smallest().id, table.space.largest().id}
     free = sorted((i for i, name in enumerate(ids) if name not in ends), key=lambda i: ids[i])
     n_test = min(len(free), max(1, round(fraction * len(ids))))
     test = np.sort(np.random.default_rng(seed).permutation(free)[:n_test])
-    train = np.setdiff1d(np.arange(len(ids)), test)
-    predicted = fit(space, codes[train], measured[train]).predict(codes[test])
+    return np.setdiff1d(np.arange(len(ids)), test), test
+
+
+def _judgement(
+    table: LatencyTable, train: Indices, test: Indices, judged: LatencyPredictor, final: LatencyPredictor, kind: str
+) -> Judgement:
+    """What a fit to `train` is worth on `test`."""
+    codes, measured = table.codes()[test], table.latency_ms()[test]
+    predicted = judged.predict(codes)
+    low, high = judged.interval(codes, COVERAGE)
+    reached = quality(predicted, measured, len(train))
     return Judgement(
-        predictor=fit(space, codes, measured),
-        quality=quality(predicted, measured[test], len(train)),
+        predictor=final,
+        kind=kind,
+        errors={kind: reached.mape},
+        quality=reached,
+        coverage=float(np.mean((low <= measured) & (measured <= high))),
+        noise_floor=table.noise_floor,
         held_out=tuple(
-            HeldOut(ids[i], float(guess), float(measured[i])) for i, guess in zip(test, predicted, strict=True)
+            HeldOut(table.entries[i].arch.id, *map(float, numbers))
+            for i, *numbers in zip(test, predicted, measured, low, high, strict=True)
         ),
+        slot_errors=(),
+        choice_errors=(),
+    )
+
+
+def _blame(table: LatencyTable, found: Selection) -> tuple[tuple[SlotError, ...], tuple[ChoiceError, ...]]:
+    """What the errors on networks left out in cross-validation go with."""
+    if not len(found.left_out):
+        return (), ()
+    codes, measured = table.codes(), table.latency_ms()
+    errors = found.left_out_ms / measured[found.left_out] - 1
+    noise = table.noise_floor / HALVES_APART if np.isfinite(table.noise_floor) else 0.0
+    additive = AdditivePredictor.fit(table.space, codes, measured)
+    return (
+        slot_errors(additive, codes[found.left_out], errors, noise),
+        choice_errors(table.space, codes[found.left_out], errors),
     )

@@ -1,71 +1,146 @@
-"""What was measured of one graph on one device: raw samples, their summary and the conditions."""
+"""What was measured of one ONNX graph on one device: raw samples of every round, its conditions, and their summary."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_tables.energy import Energy
 from latency_tables.errors import LatencyError
+from latency_tables.footprint import Footprint
 
 Json = Any
 
+UNIT = "us"
 CONFIDENCE = 0.95
-PLAIN = {"key": str, "rejected_rounds": int, "disturbed": bool, "converged": bool, "spinning": bool}
+ENDED = ("precision", "rounds", "rejected", "budget", "interrupted")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One visit to a graph: wall times of single inferences, batch included, and the conditions. None: not told."""
+
+    samples_us: tuple[float, ...]
+    canary_us: float
+    """The slower of the two canary readings around it."""
+    cpu_share: float
+    """Share of the time that the calling thread had a processor."""
+    waiting: float | None = None
+    """Largest share of the time that one worker thread was ready to run and had no processor."""
+    steal: float | None = None
+    """Largest share of the time that the hypervisor kept one of our cores to itself."""
+    pressure: float | None = None
+    """Share of the time that some task of the whole system waited for a processor."""
+    frequency_mhz: float | None = None
+    temperature_c: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.samples_us:
+            raise LatencyError("every round needs a sample")
+        for time in (self.canary_us, *self.samples_us):
+            if not (math.isfinite(time) and time > 0):
+                raise LatencyError(f"a time must be a positive number of microseconds, not {time}")
+        for name in ("cpu_share", "waiting", "steal", "pressure"):
+            share = getattr(self, name)
+            if share is not None and not (math.isfinite(share) and share >= 0):
+                raise LatencyError(f"{name}: a share of time must be a number from 0, not {share}")
+
+    @property
+    def median_us(self) -> float:
+        return median(self.samples_us)
+
+
+# A measurement's file has one list for each of these, one value a round: shorter than one object a round.
+COLUMNS = tuple(part.name for part in fields(Round))
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Wall times of single inferences, batch included. Lower is better.
+    """Wall times of single inferences in `UNIT`, batch included. Lower is better.
 
-    `rounds_us` holds the samples of every round that was kept, in the order taken. Beside each round stand the slower
-    of the two canary readings around it, and the share of its time that the calling thread had a processor.
+    `rounds` holds all rounds in the order taken. The summary is that of the rounds that count; `reasons` says for each
+    round what disturbed it, and is empty for a calm one.
     """
 
     key: str
-    rounds_us: tuple[tuple[float, ...], ...]
-    canary_us: tuple[float, ...]
-    cpu_shares: tuple[float, ...]
+    rounds: tuple[Round, ...]
+    reasons: tuple[str, ...]
+    counts: tuple[bool, ...]
+    """Calm rounds count. Where they are too few, the least disturbed others count as well."""
     reference_us: float
     """The undisturbed canary, as far as this measurement saw it."""
-    rejected_rounds: int
-    disturbed: bool
-    """Too few rounds were undisturbed, so that the least disturbed ones were kept beside them."""
-    converged: bool
-    """The interval of the median is as narrow as the protocol asked for."""
+    ended: str
+    """What ended it: the asked precision, the most rounds, too many rejected ones, the budget, or an interruption."""
     spinning: bool
     """Idle worker threads kept spinning between inferences."""
+    cores: tuple[int, ...] = ()
+    """Processor cores that the threads were bound to; empty where the system does not let us."""
+    priority: str = ""
+    """Of the threads: `realtime 1`, or `nice` and a number of which lower is higher; empty where the system has neither."""
     load_average: float | None = None
     """Over the last minute, at the end; None where the system does not tell."""
+    footprint: Footprint | None = None
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
-        if not self.rounds_us or not all(self.rounds_us):
-            raise LatencyError(f"measurement {self.key}: every one of at least one round needs a sample")
-        if not len(self.canary_us) == len(self.cpu_shares) == len(self.rounds_us):
-            raise LatencyError(f"measurement {self.key}: canary_us and cpu_shares must have one value for each round")
-        times = (self.reference_us, *self.canary_us, *(sample for samples in self.rounds_us for sample in samples))
-        bad = next((time for time in times if not (math.isfinite(time) and time > 0)), None)
-        if bad is not None:
-            raise LatencyError(f"measurement {self.key}: a time must be a positive number of microseconds, not {bad}")
-        if not all(math.isfinite(share) and share >= 0 for share in self.cpu_shares):
-            raise LatencyError(f"measurement {self.key}: a share of time must be a number from 0")
+        if not len(self.reasons) == len(self.counts) == len(self.rounds):
+            raise LatencyError(f"measurement {self.key}: reasons and counts must have one value for each round")
+        if not any(self.counts):
+            raise LatencyError(f"measurement {self.key}: at least one round must count")
+        if not (math.isfinite(self.reference_us) and self.reference_us > 0):
+            raise LatencyError(f"measurement {self.key}: reference_us must be positive, not {self.reference_us}")
+        if self.ended not in ENDED:
+            raise LatencyError(f"measurement {self.key}: ended must be one of {', '.join(ENDED)}, not {self.ended!r}")
+
+    @property
+    def kept(self) -> tuple[Round, ...]:
+        """The rounds that count."""
+        return tuple(round_ for round_, counts in zip(self.rounds, self.counts, strict=True) if counts)
 
     @property
     def samples_us(self) -> NDArray[np.float64]:
-        return np.array([sample for samples in self.rounds_us for sample in samples])
+        return np.array([sample for round_ in self.kept for sample in round_.samples_us])
+
+    @property
+    def converged(self) -> bool:
+        """The interval of the median is as narrow as was asked for."""
+        return self.ended == "precision"
+
+    @property
+    def disturbed(self) -> bool:
+        """Too few rounds were calm, so that the least disturbed ones count as well."""
+        return any(counts and reason for counts, reason in zip(self.counts, self.reasons, strict=True))
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many rounds were disturbed, by reason."""
+        return dict(sorted(Counter(filter(None, self.reasons)).items()))
+
+    @property
+    def rejected_rounds(self) -> int:
+        return sum(self.rejected.values())
 
     @property
     def runs(self) -> int:
-        return sum(map(len, self.rounds_us))
+        return sum(len(round_.samples_us) for round_ in self.kept)
 
     @property
     def median_us(self) -> float:
         return float(np.median(self.samples_us))
+
+    def corrected_us(self, reference_us: float | None = None) -> float:
+        """The median with the machine's drift divided out: as if the canary had always taken `reference_us`."""
+        reference = self.reference_us if reference_us is None else reference_us
+        relative = [np.asarray(round_.samples_us) / round_.canary_us for round_ in self.kept]
+        return float(np.median(np.concatenate(relative))) * reference
 
     @property
     def mean_us(self) -> float:
@@ -97,37 +172,62 @@ class Measurement:
 
         Infinite for a single round.
         """
-        if len(self.rounds_us) < 2:
+        kept = [round_.samples_us for round_ in self.kept]
+        if len(kept) < 2:
             return math.inf
-        even, odd = (float(np.median(np.concatenate(self.rounds_us[start::2]))) for start in (0, 1))
+        even, odd = (float(np.median(np.concatenate(kept[start::2]))) for start in (0, 1))
         return abs(even - odd) / self.median_us
 
     @property
     def precision(self) -> float:
         """Half the width of the 95% interval of the median, relative to it; infinite for a single round."""
-        return median_precision([float(np.median(samples)) for samples in self.rounds_us])
+        return median_precision([round_.median_us for round_ in self.kept])
+
+    def summary(self) -> dict[str, Json]:
+        """What a report shows, as JSON: times in `unit`, how exact, and what disturbed it."""
+        times = {name: getattr(self, f"{name}_us") for name in ("mean", "stdev", "min", "p90", "p95", "p99")}
+        return {
+            "unit": UNIT,
+            "count": self.runs,
+            "p50": self.median_us,
+            "corrected": self.corrected_us(),
+            **times,
+            "precision": _finite(self.precision),
+            "noise_floor": _finite(self.noise_floor),
+            "rounds": len(self.kept),
+            "rejected": self.rejected,
+            "disturbed": self.disturbed,
+            "ended": self.ended,
+            "footprint": self.footprint and self.footprint.to_json(),
+            "energy": self.energy and self.energy.to_json(),
+        }
 
     def to_json(self) -> dict[str, Json]:
-        return {part.name: getattr(self, part.name) for part in fields(self)}
+        return self.since(0)
+
+    def since(self, start: int) -> dict[str, Json]:
+        """As `to_json`, without what is known of the first `start` rounds; `from_json` joins it to them."""
+        plain = {part.name: getattr(self, part.name) for part in fields(Measurement) if part.name != "rounds"}
+        columns = {name: [getattr(round_, name) for round_ in self.rounds[start:]] for name in COLUMNS}
+        parts = {"footprint": self.footprint, "energy": self.energy}
+        return {
+            **plain,
+            **{name: part and part.to_json() for name, part in parts.items()},
+            "counts": [int(counts) for counts in self.counts],
+            "rounds": {name: values for name, values in columns.items() if any(v is not None for v in values)},
+        }
 
     @staticmethod
-    def from_json(document: Mapping[str, Json]) -> Measurement:
-        """Read what `to_json` wrote; `LatencyError` names what is wrong."""
+    def from_json(document: Json, earlier: tuple[Round, ...] = ()) -> Measurement:
+        """Read what `to_json` wrote, or `since` after the `earlier` rounds; `LatencyError` names what is wrong."""
         names = [part.name for part in fields(Measurement)]
         if not isinstance(document, Mapping) or sorted(document) != sorted(names):
             raise LatencyError(f"a measurement is an object with the fields {', '.join(names)}")
-        found = dict(document)
         try:
-            for name, kind in PLAIN.items():
-                if type(found[name]) is not kind:
-                    raise TypeError(f"{name} must be {kind.__name__}, not {found[name]!r}")
-            found["rounds_us"] = tuple(tuple(map(_number, samples)) for samples in found["rounds_us"])
-            found["canary_us"] = tuple(map(_number, found["canary_us"]))
-            found["cpu_shares"] = tuple(map(_number, found["cpu_shares"]))
-            found["reference_us"] = _number(found["reference_us"])
-            return Measurement(**found)
-        except TypeError as error:
-            raise LatencyError(f"measurement {found['key']}: {error}") from error
+            found = {name: READERS[name](document[name]) for name in names}
+        except (LatencyError, TypeError) as error:
+            raise LatencyError(f"measurement {document['key']}: {error}") from error
+        return Measurement(**{**found, "rounds": earlier + found["rounds"]})
 
 
 def median_precision(medians_us: list[float]) -> float:
@@ -153,7 +253,63 @@ def _rank(n: int) -> int:
     return rank
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _number(value: Json) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"wanted a number, not {value!r}")
     return float(value)
+
+
+def _maybe(value: Json) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _plain(kind: type) -> Any:
+    """Reads a value that has to be of one type."""
+
+    def read(value: Json) -> Json:
+        if type(value) is not kind:
+            raise TypeError(f"wanted {kind.__name__}, not {value!r}")
+        return value
+
+    return read
+
+
+def _each(kind: type) -> Any:
+    """Reads a list whose values are of one type."""
+    read = _plain(kind)
+    return lambda values: tuple(map(read, _plain(list)(values)))
+
+
+def _rounds(columns: Json) -> tuple[Round, ...]:
+    """Rounds from one list for each field; the lists of what the system does not tell are left out."""
+    if not isinstance(columns, Mapping) or not set(columns) <= set(COLUMNS):
+        raise TypeError(f"rounds: wanted an object with lists of {', '.join(COLUMNS)}")
+    if not columns:
+        return ()
+    readers: dict[str, Any] = {"samples_us": lambda samples: tuple(map(_number, _plain(list)(samples)))}
+    read: dict[str, Iterable[Any]] = {
+        name: [readers.get(name, _maybe)(value) for value in _plain(list)(values)] for name, values in columns.items()
+    }
+    if len({len(list(values)) for values in read.values()}) != 1:
+        raise TypeError("rounds: the lists must have one value for each round")
+    return tuple(Round(**dict(zip(read, values, strict=True))) for values in zip(*read.values(), strict=True))
+
+
+READERS: dict[str, Any] = {
+    "key": _plain(str),
+    "rounds": _rounds,
+    "reasons": _each(str),
+    "counts": lambda values: tuple(map(bool, _each(int)(values))),
+    "reference_us": _number,
+    "ended": _plain(str),
+    "spinning": _plain(bool),
+    "cores": _each(int),
+    "priority": _plain(str),
+    "load_average": _maybe,
+    "footprint": lambda value: None if value is None else Footprint.from_json(value),
+    "energy": lambda value: None if value is None else Energy.from_json(value),
+}

@@ -8,18 +8,20 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 
 
-def nnls(gram: F64, moment: F64) -> F64:
+def nnls(gram: F64, moment: F64, start: F64 | None = None) -> F64:
     """The x >= 0 that minimises `x' gram x / 2 - moment' x`; for |Ax - b|, `gram` is A'A and `moment` A'b.
 
     The active-set method of Lawson and Hanson, "Solving Least Squares Problems" (1974), chapter 23. Columns are scaled
-    to unit length first; coefficients that the data leave open come out as small as least squares makes them.
+    to unit length first; coefficients that the data leave open come out as small as least squares makes them. `start`,
+    the solution of a similar problem, saves the way to it.
     """
     scale = np.sqrt(np.maximum(np.diag(gram), 0.0))
     used = scale > 0
     unit = np.where(used, scale, 1.0)
     gram, moment = gram / unit[:, None] / unit, moment / unit
-    x = np.zeros(len(moment))
-    free = np.zeros(len(moment), dtype=np.bool_)
+    x = np.zeros(len(moment)) if start is None else np.where(used, start * unit, 0.0)
+    free = x > 0
+    x = _descend(gram, moment, x, free)
     tolerance = 1e-10 * max(1.0, float(np.abs(moment).max(initial=0.0)))
     for _ in range(10 * len(moment)):
         slope = np.where(free | ~used, -np.inf, moment - gram @ x)

@@ -1,24 +1,36 @@
-"""Profiling a device over a space: which networks to measure, and a table that grows and survives a kill."""
+"""Profiling a device over a space: a table that grows network by network and survives a kill."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from latency_tables.device import Device, fingerprint
+from latency_tables.energy import EnergyMeter, measure_energy
 from latency_tables.errors import LatencyError, TableError
+from latency_tables.footprint import Footprint
+from latency_tables.journal import Journal
 from latency_tables.lock import exclusive
 from latency_tables.measure import PROTOCOL, Protocol, measure
 from latency_tables.measurement import Measurement
+from latency_tables.offers import check_device
+from latency_tables.plan import plan
 from latency_tables.sessions import Graph, Opener, open_session
-from latency_tables.table import LatencyTable, load
-from search_spaces import Arch, Codes, Space, costs
+from latency_tables.table import SHIFTED, LatencyTable, journal_entry, load
+from search_spaces import Arch, Space
 
-DRAWS_A_NETWORK = 60
+__all__ = ["Progress", "Weigher", "plan", "profile"]
+
+CHUNK = 12
+"""Networks between two looks at the error, where a target for it is given."""
+FEWEST = 24
+"""Networks before the first look: predictors of fewer are judged on a handful."""
+
+Weigher = Callable[[Sequence[Graph], Device], Mapping[str, Footprint]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,12 @@ class Progress:
     most_rounds: int
     converged: int
     networks: int
+    error: float | None = None
+    """Of a predictor of the table so far; None before the first look at it."""
+    shift: float = 0.0
+    """How much slower the canary is than when the table was begun; 0 for a new table."""
+    message: str = ""
+    """One line for people: what is waited for, or what is wrong."""
 
 
 def profile(
@@ -38,81 +56,143 @@ def profile(
     path: str | os.PathLike[str],
     build: Callable[[Arch], bytes],
     n_networks: int = 40,
+    archs: Sequence[Arch] | None = None,
     seed: int = 0,
     protocol: Protocol | None = None,
     progress: Callable[[Progress], None] | None = None,
     lock_timeout_s: float = 60.0,
     open_graph: Opener = open_session,
+    budget_s: float = math.inf,
+    target_error: float | None = None,
+    error_of: Callable[[LatencyTable], float] | None = None,
+    first_look: int = FEWEST,
+    look_every: int = CHUNK,
+    weigh: Weigher | None = None,
+    meter: EnergyMeter | None = None,
 ) -> LatencyTable:
-    """Measure the planned networks of `space` on the machine at hand, into the table at `path`.
+    """Measure the planned networks of `space`, or these `archs`, on the machine at hand, into the table at `path`.
 
-    The file is written after every round. A table that is there already is gone on with: measured networks stay, and
-    those that had not converged keep their rounds. `TableError` if it is of another space, device, machine or protocol.
+    Every round is on disk when it is finished. A table that is there already is gone on with: measured networks stay,
+    and those that had not converged keep their rounds. `TableError` if it is of another space, device, machine or
+    protocol.
+
+    `budget_s` is of all of it but waiting for the machine. With `target_error`, networks are measured a few at a time
+    until `error_of` the table is no larger. `weigh` finds footprints (`measure_footprints`), `meter` the energy.
     """
+    if (target_error is None) != (error_of is None):
+        raise LatencyError("profile: target_error and error_of come together: one says when to stop, one where we are")
     table = _table_at(path, space, device)
-    archs = plan(space, n_networks, seed)
-    known = table.measurements
-    todo = [arch for arch in archs if arch.id not in known or not known[arch.id].converged]
-    if not todo:
+    archs = plan(space, n_networks, seed) if archs is None else tuple(dict.fromkeys(archs))
+    work = _Work(archs, device, protocol or Protocol(), build, open_graph, progress or (lambda at: None), table)
+    todo = [arch for arch in archs if arch.id not in work.converged]
+    if not todo and weigh is None and meter is None:
         return table
+    if device.precision != "fp32":
+        check_device(device)
+    with exclusive(lock_timeout_s, on_wait=work.say):
+        work.path, work.end_s = Path(path), time.monotonic() + budget_s
+        size = look_every if error_of is not None else max(1, len(todo))
+        for start in range(0, len(todo), size):
+            if work.left_s <= 0:
+                break
+            work.measure(todo[start : start + size])
+            if error_of is not None and len(work.table.entries) >= first_look:
+                work.error = error_of(work.table)
+                if target_error is not None and work.error <= target_error:
+                    break
+        if weigh is not None or meter is not None:
+            work.add_costs(weigh, meter)
+    return work.table
 
-    def keep(number: int, most: int, measured: Mapping[str, Measurement]) -> None:
-        nonlocal table
-        table = table.with_measured(todo, measured)
-        table.save(path)
-        if progress is not None:
-            now = table.measurements
-            progress(
-                Progress(number, most, sum(arch.id in now and now[arch.id].converged for arch in archs), len(archs))
+
+class _Work:
+    """A profile under way: its table, and what is in the file."""
+
+    def __init__(
+        self,
+        archs: tuple[Arch, ...],
+        device: Device,
+        protocol: Protocol,
+        build: Callable[[Arch], bytes],
+        open_graph: Opener,
+        tell: Callable[[Progress], None],
+        table: LatencyTable,
+    ) -> None:
+        self.archs = {arch.id: arch for arch in archs}
+        self.device = device
+        self.protocol = protocol
+        self.build = build
+        self.open_graph = open_graph
+        self.tell = tell
+        self.table = table
+        self.canary_us = table.canary_us
+        self.converged = {key for key, found in table.measurements.items() if found.converged and key in self.archs}
+        self.error: float | None = None
+        self.path = Path()
+        self.end_s = math.inf
+        self.journal: Journal | None = None
+
+    @property
+    def left_s(self) -> float:
+        return self.end_s - time.monotonic()
+
+    def say(self, message: str) -> None:
+        """One line to people, between rounds."""
+        self.tell(Progress(0, 0, len(self.converged), len(self.archs), self.error, message=message))
+
+    def measure(self, archs: Sequence[Arch]) -> None:
+        """Measure these side by side; the table and its file have them then."""
+        known = self.table.measurements
+        written = {arch.id: len(known[arch.id].rounds) if arch.id in known else 0 for arch in archs}
+
+        def keep(number: int, most: int, found: Mapping[str, Measurement]) -> None:
+            # Not before something is measured: a device that does not start leaves no file.
+            journal = self.journal or self.save({})
+            journal.append([journal_entry(self.archs[key], one, written[key]) for key, one in found.items()])
+            written.update({key: len(one.rounds) for key, one in found.items()})
+            self.converged.update(key for key, one in found.items() if one.converged)
+            self.report(number, most, next(iter(found.values())).reference_us)
+
+        self.save(
+            measure(
+                [Graph(arch.id, self.build(arch)) for arch in archs],
+                self.device,
+                protocol=replace(self.protocol, budget_s=min(self.protocol.budget_s, max(self.left_s, 1e-3))),
+                earlier=known,
+                on_round=keep,
+                open_graph=self.open_graph,
             )
+        )
 
-    with exclusive(lock_timeout_s):
-        graphs = [Graph(arch.id, build(arch)) for arch in todo]
-        measured = measure(graphs, device, protocol=protocol, earlier=known, on_round=keep, open_graph=open_graph)
-    table = table.with_measured(todo, measured)
-    table.save(path)
-    return table
+    def report(self, number: int, most: int, reference_us: float) -> None:
+        shift = 0.0 if self.canary_us is None else reference_us / self.canary_us - 1
+        message = ""
+        if abs(shift) > SHIFTED:
+            message = (
+                f"the canary takes {reference_us:.1f} us, but took {self.canary_us:.1f} us when this table was measured: "
+                "new rounds are kept apart from the earlier ones; wait until the machine is as it was, or profile into "
+                "another file"
+            )
+        self.tell(Progress(number, most, len(self.converged), len(self.archs), self.error, shift, message))
 
+    def add_costs(self, weigh: Weigher | None, meter: EnergyMeter | None) -> None:
+        """Footprint and energy of the measured networks that lack them, as far as the time goes."""
+        known = {key: found for key, found in self.table.measurements.items() if key in self.archs}
+        graphs = {key: Graph(key, self.build(self.archs[key])) for key in known}
+        if weigh is not None and self.left_s > 0:
+            light = [graphs[key] for key, found in known.items() if found.footprint is None]
+            known |= {key: replace(known[key], footprint=found) for key, found in weigh(light, self.device).items()}
+        for key, found in known.items():
+            if meter is not None and found.energy is None and self.left_s > 0:
+                energy = measure_energy(self.open_graph(graphs[key], self.device), meter)
+                known[key] = replace(found, energy=energy)
+        self.save(known)
 
-def plan(space: Space, n: int, seed: int = 0) -> tuple[Arch, ...]:
-    """Up to `n` different networks to measure: the smallest, the largest, and others spread evenly over log MACs.
-
-    Uniform draws leave the ends empty: the middle 90% of 2,000 span half of the range of log MACs in both families. So
-    a third of the candidates is uniform, a third takes one value for all choices of a kind, a third leans one way.
-    """
-    if n < 2:
-        raise LatencyError(f"a plan needs at least 2 networks, not {n}")
-    rng = np.random.default_rng(seed)
-    ends = space.encode([space.smallest(), space.largest()])
-    pool = np.unique(np.concatenate([ends, _pool(space, rng, n * DRAWS_A_NETWORK)]), axis=0)
-    log_macs = np.log(costs(space, pool, "macs"))
-    free = ~(pool[:, None] == ends[None]).all(axis=2).any(axis=1)
-    chosen: list[int] = []
-    low, high = np.log(costs(space, ends, "macs"))
-    for target in np.linspace(low, high, n)[1:-1]:
-        if not free.any():
-            break
-        # One of the few nearest, at random: the very nearest would prefer the crowded middle of each gap.
-        distance = np.where(free, np.abs(log_macs - target), np.inf)
-        near = np.argpartition(distance, min(4, len(pool)) - 1)[:4]
-        pick = int(rng.choice(near[free[near]]))
-        free[pick] = False
-        chosen.append(pick)
-    rows = np.concatenate([ends[:1], pool[chosen], ends[1:]]).astype(np.int16)
-    return tuple(dict.fromkeys(space.decode(rows)))
-
-
-def _pool(space: Space, rng: np.random.Generator, n: int) -> Codes:
-    """Canonical rows, a third of each way of drawing."""
-    third = n // 3 + 1
-    most = space.cardinalities.astype(np.int64) - 1
-    kinds = [choice.kind for choice in space.choices]
-    quantile = {kind: rng.random(third) for kind in dict.fromkeys(kinds)}
-    alike = np.stack([quantile[kind] for kind in kinds], axis=1)
-    level = rng.beta(0.5, 0.5, size=(third, 1))
-    biased = rng.binomial(most, level, size=(third, len(most)))
-    rows = np.concatenate([(alike * (most + 1)).astype(np.int16), biased.astype(np.int16)])
-    return np.concatenate([space.sample(rng, third), space.canonical(rows)])
+    def save(self, measured: Mapping[str, Measurement]) -> Journal:
+        """The whole table, with an empty journal."""
+        self.table = self.table.with_measured(self.archs.values(), measured)
+        self.journal = self.table.save(self.path)
+        return self.journal
 
 
 def _table_at(path: str | os.PathLike[str], space: Space, device: Device) -> LatencyTable:

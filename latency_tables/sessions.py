@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,14 +19,51 @@ from latency_tables.errors import LatencyError
 
 Run = Callable[[], float]
 """One inference; its wall time in microseconds."""
+Json = Any
+Array = NDArray[Any]
+
+CANARY = Path(__file__).with_name("canary.onnx")
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A serialised ONNX model under the name that its measurement gets."""
+    """A serialised ONNX model under the name that its measurement gets.
+
+    `dims` gives values to dimensions that the model names and leaves open, `shapes` whole shapes to inputs. An open
+    first dimension that neither names is the device's batch.
+    """
 
     key: str
     model: bytes = field(repr=False)
+    dims: tuple[tuple[str, int], ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def header(self) -> dict[str, Json]:
+        """Everything but the model, as JSON, with the model's length."""
+        return {"key": self.key, "dims": self.dims, "shapes": self.shapes, "bytes": len(self.model)}
+
+    @staticmethod
+    def from_header(document: Mapping[str, Json], model: bytes) -> Graph:
+        dims = tuple((name, extent) for name, extent in document["dims"])
+        return Graph(document["key"], model, dims, tuple((name, tuple(shape)) for name, shape in document["shapes"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A graph ready to run on a device: its session, an array for each input, the names of its outputs."""
+
+    graph: Graph
+    session: onnxruntime.InferenceSession
+    feeds: dict[str, Array]
+    outputs: tuple[str, ...]
+
+    def infer(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """All outputs; `LatencyError` names the graph and the runtime's reason."""
+        try:
+            found: list[Array] = self.session.run(self.outputs, feeds)
+            return found
+        except RUNTIME_ERRORS as error:
+            raise LatencyError(f"graph {self.graph.key!r} does not run: {one_line(error)}") from error
 
 
 Opener = Callable[[Graph, Device], Run]
@@ -46,10 +85,27 @@ OPTIMIZATIONS = {
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
-INPUT_TYPES: dict[str, type[np.floating]] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
+
+def _normal(rng: np.random.Generator, shape: list[int]) -> Array:
+    return rng.standard_normal(shape)
+
+
+def _whole(low: int, high: int) -> Callable[[np.random.Generator, list[int]], Array]:
+    return lambda rng, shape: rng.integers(low, high, shape)
+
+
+# Constant input can hide work, and zeros can run faster. Whole numbers may be indices, of tokens or of classes: 0 and 1
+# are in range wherever any two are. Eight-bit ones are pixels.
+INPUTS: dict[str, tuple[type[np.generic], Callable[[np.random.Generator, list[int]], Array]]] = {
+    "tensor(float)": (np.float32, _normal),
+    "tensor(double)": (np.float64, _normal),
+    "tensor(float16)": (np.float16, _normal),
+    "tensor(uint8)": (np.uint8, _whole(0, 256)),
+    "tensor(int8)": (np.int8, _whole(-128, 128)),
+    "tensor(int16)": (np.int16, _whole(0, 2)),
+    "tensor(int32)": (np.int32, _whole(0, 2)),
+    "tensor(int64)": (np.int64, _whole(0, 2)),
+    "tensor(bool)": (np.bool_, _whole(0, 2)),
 }
 
 # With 22 idle sessions of 2 threads open, their spinning workers burnt 1.2-1.5 cores for over 200 ms after the last
@@ -61,22 +117,18 @@ SPINNING = False
 NO_FOLDER = os.path.join(os.devnull, "external-data-is-refused")  # noqa: PTH118
 
 
-def open_session(graph: Graph, device: Device) -> Run:
-    """The graph loaded as the device asks, with inputs of the device's batch; `LatencyError` names graph and reason."""
-    if device.provider not in onnxruntime.get_available_providers():
-        have = ", ".join(onnxruntime.get_available_providers())
-        raise LatencyError(f"device {device.name}: this onnxruntime has no provider {device.provider}; it has {have}")
-    try:
-        session = onnxruntime.InferenceSession(
-            graph.model, _options(device), providers=[(device.provider, dict(device.provider_options))]
-        )
-    except RUNTIME_ERRORS as error:
-        raise LatencyError(f"graph {graph.key!r} does not load: {_one_line(error)}") from error
-    if session.get_providers()[0] != device.provider:
-        raise LatencyError(f"graph {graph.key!r}: provider {device.provider} did not start on this machine")
-    feeds = {entry.name: _input(graph, device, entry) for entry in session.get_inputs()}
-    outputs = [entry.name for entry in session.get_outputs()]
-    run, clock = session.run, time.perf_counter_ns
+def canary_device(device: Device) -> Device:
+    """How the canary runs beside the graphs of a device: on the same provider and threads, one image in fp32."""
+    return replace(device, batch=1, precision="fp32")
+
+
+def open_session(graph: Graph, device: Device, *, first_run: bool = True) -> Run:
+    """The graph loaded as the device asks, with inputs of the device's batch; `LatencyError` names graph and reason.
+
+    It has run once unless `first_run` is false.
+    """
+    loaded = load_graph(graph, device)
+    run, outputs, feeds, clock = loaded.session.run, loaded.outputs, loaded.feeds, time.perf_counter_ns
 
     def timed() -> float:
         # Plain `run`, as a service calls it: binding inputs and outputs once would leave out copies that users pay.
@@ -85,13 +137,34 @@ def open_session(graph: Graph, device: Device) -> Run:
             run(outputs, feeds)
             return (clock() - start) / 1e3
         except RUNTIME_ERRORS as error:
-            raise LatencyError(f"graph {graph.key!r} does not run: {_one_line(error)}") from error
+            raise LatencyError(f"graph {graph.key!r} does not run: {one_line(error)}") from error
 
-    timed()
+    if first_run:
+        timed()
     return timed
 
 
-def _options(device: Device) -> onnxruntime.SessionOptions:
+def load_graph(graph: Graph, device: Device) -> Loaded:
+    """A session as the device asks, with drawn inputs; `LatencyError` names graph and reason."""
+    if device.provider not in onnxruntime.get_available_providers():
+        have = ", ".join(onnxruntime.get_available_providers())
+        raise LatencyError(f"device {device.name}: this onnxruntime has no provider {device.provider}; it has {have}")
+    options = session_options(device)
+    for name, extent in graph.dims:
+        options.add_free_dimension_override_by_name(name, extent)
+    try:
+        session = onnxruntime.InferenceSession(
+            graph.model, options, providers=[(device.provider, dict(device.provider_options))]
+        )
+    except RUNTIME_ERRORS as error:
+        raise LatencyError(f"graph {graph.key!r} does not load: {one_line(error)}") from error
+    if session.get_providers()[0] != device.provider:
+        raise LatencyError(f"graph {graph.key!r}: provider {device.provider} did not start on this machine")
+    feeds = {entry.name: draw_input(graph, device, entry) for entry in session.get_inputs()}
+    return Loaded(graph, session, feeds, tuple(entry.name for entry in session.get_outputs()))
+
+
+def session_options(device: Device) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.inter_op_num_threads = 1
@@ -104,24 +177,42 @@ def _options(device: Device) -> onnxruntime.SessionOptions:
     return options
 
 
-def _input(graph: Graph, device: Device, entry: onnxruntime.NodeArg) -> NDArray[np.floating]:
-    """Normal numbers: constant input can hide work, and zeros can run faster."""
-    if entry.type not in INPUT_TYPES:
-        known = ", ".join(INPUT_TYPES)
+def draw_input(graph: Graph, device: Device, entry: onnxruntime.NodeArg) -> Array:
+    """Numbers for one input; `LatencyError` names it and what is missing to know its shape."""
+    if entry.type not in INPUTS:
+        known = ", ".join(INPUTS)
         raise LatencyError(f"graph {graph.key!r}: input {entry.name!r} is {entry.type}; supported are {known}")
-    shape = list(entry.shape)
+    kind, draw = INPUTS[entry.type]
+    return draw(np.random.default_rng(0), input_shape(graph, device, entry)).astype(kind)
+
+
+def input_shape(graph: Graph, device: Device, entry: onnxruntime.NodeArg) -> list[int]:
+    """The shape to feed: what the model says, then what the graph's `shapes` say, then the device's batch."""
+    shape, given = list(entry.shape), dict(graph.shapes).get(entry.name)
+    if given is not None:
+        fits = len(given) == len(shape) and all(
+            extent == wanted or not isinstance(wanted, int) for extent, wanted in zip(given, shape, strict=True)
+        )
+        if not fits:
+            raise LatencyError(
+                f"graph {graph.key!r}: input {entry.name!r} has shape {entry.shape}; {list(given)} does not fit it"
+            )
+        return list(given)
     if shape and not isinstance(shape[0], int):
         shape[0] = device.batch
-    if any(not isinstance(extent, int) or extent < 1 for extent in shape):
+    unknown = [extent for extent in shape if not isinstance(extent, int) or extent < 1]
+    if unknown:
+        named = next((f", or dims={{{extent!r}: ...}}" for extent in unknown if isinstance(extent, str)), "")
         raise LatencyError(
-            f"graph {graph.key!r}: input {entry.name!r} has shape {entry.shape}; only the batch may be left open"
+            f"graph {graph.key!r}: input {entry.name!r} has shape {entry.shape}; besides the batch nothing may be left "
+            f"open: give shapes={{{entry.name!r}: (...)}}{named}"
         )
-    if shape and shape[0] != device.batch:
+    if shape and shape[0] != device.batch and not graph.dims and not graph.shapes:
         raise LatencyError(
             f"graph {graph.key!r} is built for batch {shape[0]}, but device {device.name} measures batch {device.batch}"
         )
-    return np.random.default_rng(0).standard_normal(shape).astype(INPUT_TYPES[entry.type])
+    return shape
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

@@ -11,17 +11,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nas.console import AsJson, fail, reported
+from nas.device_cli import Asked, devices, measure_onnx, profile_space
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
     from nas.job import Job
 
-UNWRITABLE = (ENOSPC, EDQUOT, EFBIG, EROFS, EACCES, EPERM)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 app = typer.Typer(
@@ -32,13 +33,14 @@ app = typer.Typer(
     help="Hardware-aware neural architecture search: train one supernet, measure every device, search, export ONNX.",
 )
 
+app.add_typer(devices, name="devices")
+
 JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.yaml", help="The job file; see examples/.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, as `nas train` left it.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the new run [default: runs/NAME].", show_default=False)]
 Jobs = Annotated[
     int, typer.Option(min=1, show_default="all cores", help="Evaluators side by side, on Ray; 1 works without Ray.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
 Set = Annotated[
     list[str] | None,
@@ -60,9 +62,9 @@ def run(
 ) -> None:
     """Train, profile, search and export: a whole job."""
     if (job is not None) + demo + (resume is not None) != 1:
-        _fail("give one of: a job file, --demo, or --resume DIR")
+        fail("give one of: a job file, --demo, or --resume DIR")
     if resume and (out or overrides or skip_bad):
-        _fail("--resume goes on with the job as it was begun, so it takes no --out, --set or --skip-bad")
+        fail("--resume goes on with the job as it was begun, so it takes no --out, --set or --skip-bad")
     with reported():
         from nas import pipeline
 
@@ -89,11 +91,100 @@ def train(
         _stage(context, "train", False, as_json, new=True)
 
 
-@app.command(epilog="Example: nas profile runs/digits")
-def profile(folder: RunArgument, again: Again = False, as_json: AsJson = False) -> None:
-    """Measure networks of the space on each device with ONNX Runtime, and fit its latency predictor."""
+@app.command(
+    epilog="Example: nas profile runs/digits\n\nExample: nas profile --space mobilenet_v3 --device cpu_t1\n\n"
+    "Example: nas profile --onnx model.onnx --shape input=1,3,224,224"
+)
+def profile(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="The run's folder, as `nas train` left it.", show_default=False),
+    ] = None,
+    again: Again = False,
+    space: Annotated[
+        str | None, typer.Option(help="Profile this space instead: a family, a space.json or a job file.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Measure this ONNX file instead.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="As cpu_t1 or cpu_t2_int8_b8 (see `nas devices list`), or a file with its keys [default: cpu_t1].",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the family, as resolutions=[32,64]."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the table, which is gone on with where it is there [default: profiles].", show_default=False
+        ),
+    ] = None,
+    networks: Annotated[
+        int | None, typer.Option(min=1, help="Networks to measure at most [default: 100].", show_default=False)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Time to measure at most, as 90s, 2m or 1h [default: 10m].", show_default=False
+        ),
+    ] = None,
+    target_error: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Stop once the predictor is no further off, as 5%.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Half the 95% interval of a median at which it is settled [default: 2%].",
+            show_default=False,
+        ),
+    ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="TABLE", help="Carry over from this table of another device; two or more."),
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            metavar="NAME=N,...",
+            help="Shape of an input, or value of a named dimension, that the file leaves open.",
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image", metavar="FILE", help="Time decode, resize, normalise and inference of these images, too."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a device with ONNX Runtime: for a run, for a space, or one ONNX file."""
+    if (folder is not None) + (space is not None) + (onnx is not None) != 1:
+        fail("give one of: the folder of a run, --space, or --onnx")
+    alone = {"--device": device, "--budget": budget, "--precision": precision}
+    of_space = {
+        "--set": overrides,
+        "--out": out,
+        "--networks": networks,
+        "--target-error": target_error,
+        "--from": known,
+    }
+    of_file = {"--shape": shapes, "--image": images}
     with reported():
-        _stage(_resumed(folder, 1), "profile", again, as_json)
+        if folder is not None:
+            _refuse("a run", {**alone, **of_space, **of_file})
+            _stage(_resumed(folder, 1), "profile", again, as_json)
+            return
+        _refuse("--space" if space else "--onnx", {"--again": again or None, **(of_file if space else of_space)})
+        asked = Asked(device or "cpu_t1", networks or 100, budget or "10m", target_error, precision or "2%")
+        if space is not None:
+            profile_space(space, overrides or [], out or Path("profiles"), known or [], asked, as_json)
+        elif onnx is not None:
+            measure_onnx(onnx, shapes or [], images or [], asked, as_json)
 
 
 @app.command(epilog="Example: nas search runs/digits --jobs 2")
@@ -113,37 +204,9 @@ def export(folder: RunArgument, again: Again = False, as_json: AsJson = False) -
             _print_tables(context.folder.read_json(context.folder.summary.name), context.folder)
 
 
-@contextmanager
-def reported() -> Iterator[None]:
-    """Turn wrong input into one line on standard error and exit code 2."""
-    try:
-        from latency_tables.errors import LatencyError
-        from nas.errors import JobError
-        from search_spaces import SpaceError
-        from supernets.errors import SupernetError
-    except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; install with: pip install 'hwnas[search]'")
-    try:
-        yield
-    except (JobError, SpaceError, SupernetError, LatencyError) as error:
-        _fail(" ".join(str(error).split()))
-    except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; install with: pip install 'hwnas[search]'")
-    except OSError as error:
-        # NumPy reports a full disk without an errno, as "8192 requested and 100 written".
-        if error.errno not in UNWRITABLE and "requested and" not in str(error):
-            raise
-        _fail(f"{error.filename or 'the folder of the run'} cannot be written: {error.strerror or error}")
-
-
 def main() -> None:
     """Entry point of the `nas` script."""
     app()
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"nas: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def _started(path: Path | None, demo: bool, out: Path | None, jobs: int, overrides: list[str], skip_bad: bool) -> Any:
@@ -168,6 +231,12 @@ def _is_run_of(root: Path, job: Job) -> bool:
         return False
 
 
+def _refuse(what: str, options: dict[str, Any]) -> None:
+    given = next((name for name, value in options.items() if value is not None), None)
+    if given is not None:
+        fail(f"{given} does not go with {what}; see nas profile --help")
+
+
 def _resumed(root: Path, jobs: int) -> Any:
     from nas import pipeline
     from nas.folder import RunFolder
@@ -183,7 +252,7 @@ def _at_work(folder: RunFolder, new: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with `nas run --resume {folder.root}`", 130)
+        fail(f"interrupted; go on with `nas run --resume {folder.root}`", 130)
     except Exception:
         if new:
             folder.discard_if_barren()

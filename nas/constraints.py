@@ -1,4 +1,4 @@
-"""Constraints such as `latency_ms <= 5`: what they are read from, how far an architecture is from meeting them."""
+"""Constraints such as `latency_ms <= 5 with 90%`: what they are read from, how far an architecture is from meeting them."""
 
 from __future__ import annotations
 
@@ -27,31 +27,47 @@ METRICS: dict[str, Metric] = {
     **{name: _cost(name) for name in COSTS},
 }
 
-_PATTERN = re.compile(r"\s*([A-Za-z_]+)\s*(?:@\s*([A-Za-z0-9_.-]+?))?\s*(<=|>=)\s*(\S+)\s*")
+_PATTERN = re.compile(
+    r"\s*([A-Za-z_]+)\s*(?:@\s*([A-Za-z0-9_.-]+?))?\s*(<=|>=)\s*(\S+)(?:\s+with\s+(\d+(?:\.\d*)?)\s*%)?\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`metric <= bound` (or `>=`), on one device or, with None, on each."""
+    """`metric <= bound` (or `>=`), on one device or, with None, on each.
+
+    With a `probability`, what has to meet the bound is the value that the latency stays under that often, by the
+    predictor's interval.
+    """
 
     text: str
     metric: str
     device: str | None
     at_most: bool
     bound: float
+    probability: float | None = None
+
+    def values(self, space: Space, predictor: LatencyPredictor, codes: Codes) -> NDArray[np.float64]:
+        """What has to meet the bound, of each row."""
+        if self.probability is not None:
+            return predictor.upper(codes, self.probability)
+        return METRICS[self.metric](space, predictor, codes)
 
     def violation(self, space: Space, predictor: LatencyPredictor, codes: Codes) -> NDArray[np.float64]:
         """By how much each row misses the bound, relative to it; not above 0 where it is met."""
-        values = METRICS[self.metric](space, predictor, codes)
+        values = self.values(space, predictor, codes)
         return (values - self.bound if self.at_most else self.bound - values) / abs(self.bound)
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Read `metric[@device] <= number`; metrics are those of `METRICS`."""
+    """Read `metric[@device] <= number [with probability%]`; metrics are those of `METRICS`."""
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise JobError(f"constraint {text!r} is not of the form 'latency_ms <= 5' or 'latency_ms@device <= 5'")
-    metric, device, sign, number = match.groups()
+        raise JobError(
+            f"constraint {text!r} is not of the form 'latency_ms <= 5', 'latency_ms@device <= 5' or "
+            "'latency_ms <= 5 with 90%'"
+        )
+    metric, device, sign, number, percent = match.groups()
     if metric not in METRICS:
         near = get_close_matches(metric, METRICS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(METRICS)}"
@@ -62,7 +78,10 @@ def parse_constraint(text: str) -> Constraint:
         raise JobError(f"constraint {text!r}: {number!r} is not a number") from None
     if not math.isfinite(bound) or bound <= 0:
         raise JobError(f"constraint {text!r}: the bound must be a positive number")
-    return Constraint(" ".join(text.split()), metric, device, sign == "<=", bound)
+    probability = None if percent is None else float(percent) / 100
+    if probability is not None and not (metric == "latency_ms" and sign == "<=" and 0.5 <= probability < 1):
+        raise JobError(f"constraint {text!r}: only 'latency_ms <= bound' takes a probability, from 50% to below 100%")
+    return Constraint(" ".join(text.split()), metric, device, sign == "<=", bound, probability)
 
 
 def violations(
@@ -114,7 +133,7 @@ def _closest(
     own = [each for each in constraints if each.device in (None, device)]
     best = int(excess.clip(min=0).sum(axis=1).argmin())
     worst = own[int(excess[best].argmax())]
-    value = METRICS[worst.metric](space, predictor, pool[best : best + 1])[0]
+    value = worst.values(space, predictor, pool[best : best + 1])[0]
     arch = space.decode(pool[best : best + 1])[0]
     together = " together with the others" if len(own) > 1 else ""
     return (

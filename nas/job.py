@@ -107,6 +107,12 @@ class Job:
         except SpaceError as error:
             raise JobError(f"space: {error}") from error
         _in_range("seed", self.seed, 0, 2**32 - 1)
+        for device in self.devices:
+            if device.precision != "fp32":
+                raise JobError(
+                    f"device {device.name}: a job exports fp32 models, so its devices must be fp32, not {device.precision}; "
+                    "`nas profile --space` measures other precisions"
+                )
         names = [device.name for device in self.devices]
         if len(set(names)) != len(names):
             raise JobError(f"devices must have different names, got {', '.join(names)}")
@@ -219,7 +225,9 @@ def schema_of(cls: type) -> type[BaseModel]:
 
 
 def _schema_type(kind: Any) -> Any:
-    """The type with every dataclass in it replaced by its pydantic model."""
+    """The type with every dataclass in it replaced by its pydantic model; pairs may come as a mapping."""
+    if kind == tuple[tuple[str, str], ...]:
+        return kind | dict[str, str | bool | int | float]
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return schema_of(kind)
     if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):

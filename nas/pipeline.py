@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,14 @@ from latency_tables.device import Device
 from latency_tables.graph import profiling_model
 from latency_tables.judge import judge
 from latency_tables.lock import exclusive
-from latency_tables.measure import CANARY, PROTOCOL, Protocol, measure
+from latency_tables.measure import PROTOCOL, Protocol, measure
+from latency_tables.measurement import Measurement
+from latency_tables.offers import check_device
+from latency_tables.peak import add_peak
 from latency_tables.predictor import LatencyPredictor, load_predictor
 from latency_tables.profile import profile as profile_device
-from latency_tables.sessions import Graph, open_session
+from latency_tables.sessions import Graph
+from latency_tables.table import SHIFTED, LatencyTable
 from latency_tables.table import load as load_table
 from nas.evaluator import Evaluator
 from nas.export import Checked, check_versions, specialise, write_model
@@ -62,7 +67,7 @@ class Run:
 def run(context: Run) -> dict[str, Any]:
     """All stages that are not finished, in order; the summary."""
     for device in context.job.devices:  # one that this machine lacks is refused before the training, not after
-        open_session(Graph("canary", CANARY.read_bytes()), dataclasses.replace(device, batch=1))
+        check_device(device)
     for name in STAGES:
         run_stage(context, name)
     return context.folder.read_json(context.folder.summary.name)
@@ -197,15 +202,24 @@ def export(context: Run) -> dict[str, Any]:
                 models[index] = checked[key]
                 front[index]["test_accuracy"] = checked[key].test_accuracy
                 progress(3 * i + j, 3 * len(job.devices), f"checking {arch.id}")
-            for index, latency_ms in _measured(job, space, device, front, models).items():
-                front[index]["latency_ms_measured"] = latency_ms
+            waiting = partial(progress, 3 * i, 3 * len(job.devices))
+            measured = _measured(job, space, device, front, models, waiting)
+            for index, found in measured.items():
+                front[index]["latency_ms_measured"] = found.median_us / 1000.0
+            shift = _shift(load_table(folder.table(device.name), space=space, device=device), measured)
+            if abs(shift) > SHIFTED:
+                context.display.note(
+                    "export",
+                    f"{device.name} is {abs(shift):.0%} {'slower' if shift > 0 else 'faster'} than when it was profiled: "
+                    "its predicted and measured latencies do not compare",
+                )
             exports = [
                 _write(folder, job, space, dataset, device, pick, front[index], models[index])
                 for pick, index in picked.items()
             ]
             for pick, index in picked.items():
                 front[index]["picks"] = [*front[index]["picks"], pick]
-            devices.append({"name": device.name, "front": front, "exports": exports})
+            devices.append({"name": device.name, "canary_shift": shift, "front": front, "exports": exports})
             progress(3 * i + 3, 3 * len(job.devices), device.name)
     return {"devices": devices}
 
@@ -226,13 +240,16 @@ def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
             space,
             device,
             path=folder.table(device.name),
-            build=lambda arch: profiling_model(space, arch, device.batch),
+            build=lambda arch: profiling_model(space, arch, device.batch, device.precision),
             n_networks=job.profile.networks,
             seed=job.seed,
             protocol=_protocol(job),
-            progress=lambda at: progress(at.converged, at.networks, f"networks settled, round {at.round}"),
+            progress=lambda at: progress(
+                at.converged, at.networks, at.message or f"networks settled, round {at.round}"
+            ),
             lock_timeout_s=LOCK_TIMEOUT_S,
         )
+        table = add_peak(table, folder.table(device.name), LOCK_TIMEOUT_S)
     judgement = judge(table, seed=job.seed)
     judgement.predictor.save(folder.predictor(device.name))
     return {
@@ -241,8 +258,11 @@ def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
         "device": device.to_json(),
         "fingerprint": table.fingerprint.to_json(),
         "predictor": {
+            "kind": judgement.kind,
             **dataclasses.asdict(judgement.quality),
             "spearman": finite(judgement.quality.spearman),
+            "coverage": judgement.coverage,
+            "errors": dict(judgement.errors),
             "noise_floor": finite(table.noise_floor),
             "disturbed": sum(each.disturbed for each in table.measurements.values()),
             "held_out": [dataclasses.asdict(row) for row in judgement.held_out],
@@ -309,18 +329,28 @@ def _picks(front: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, int
 
 
 def _measured(
-    job: Job, space: Space, device: Device, front: list[dict[str, Any]], models: Mapping[int, Checked]
-) -> dict[int, float]:
-    """Measured median in ms of every network of a front: of the exported file where there is one."""
+    job: Job,
+    space: Space,
+    device: Device,
+    front: list[dict[str, Any]],
+    models: Mapping[int, Checked],
+    on_wait: Callable[[str], None],
+) -> dict[int, Measurement]:
+    """Every network of a front, measured again: the exported file where there is one."""
     graphs = []
     for index, row in enumerate(front):
         model = (
             models[index].model if index in models else profiling_model(space, space.arch(row["arch"]), device.batch)
         )
         graphs.append(Graph(str(index), model))
-    with exclusive(LOCK_TIMEOUT_S):
+    with exclusive(LOCK_TIMEOUT_S, on_wait=on_wait):
         found = measure(graphs, device, protocol=_protocol(job))
-    return {int(key): measurement.median_us / 1000.0 for key, measurement in found.items()}
+    return {int(key): measurement for key, measurement in found.items()}
+
+
+def _shift(table: LatencyTable, measured: Mapping[int, Measurement]) -> float:
+    """How much slower the machine is than when the table was measured: the canary's ratio, less one."""
+    return float(np.median([table.shift(found) for found in measured.values()])) if measured else 0.0
 
 
 def _write(

@@ -38,6 +38,18 @@ def plot(data: Iterable[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], *
     return {"data": [trace for trace in data if trace["x"]], "layout": {**shared, "xaxis": x, "yaxis": y, **layout}}
 
 
+def agreement(data: Sequence[dict[str, Any]], x: str, y: str) -> Plot:
+    """Traces of which both coordinates mean the same, on one scale, with the diagonal and 10% to either side of it."""
+    scale = axis(x, [value for trace in data for side in ("x", "y") for value in trace[side]])
+    low, high = (10**end if scale["type"] == "log" else end for end in scale.get("range", (0.0, 1.0)))
+    corners = [(low, 1.1 * low), (high, 1.1 * high), (high, 0.9 * high), (low, 0.9 * low)]
+    behind = (
+        line("Within 10%", corners, [], "@band", width=0) | {"fill": "toself", "fillcolor": "@band"},
+        line("Exact", [(low, low), (high, high)], [], "@muted", width=1) | {"showlegend": False},
+    )
+    return plot((*behind, *data), scale, scale | {"title": {**scale["title"], "text": y}})
+
+
 def axis(title: str, values: Iterable[Any] = (), log: bool = True, headroom: float = 0.05) -> dict[str, Any]:
     """An axis that holds the values with room at its ends, logarithmic where `log` allows it and they lie far apart.
     Without values Plotly chooses the range."""

@@ -11,7 +11,7 @@ import yaml
 
 from nas.errors import JobError
 from nas.page import figure, page, section
-from nas.plots import Plot, axis, dots, line, plot
+from nas.plots import Plot, agreement, axis, dots, line, plot
 from nas.tables import (
     ABSENT,
     Network,
@@ -292,20 +292,15 @@ def _label(network: Network, log: bool) -> dict[str, Any]:
 
 
 def _trust_plot(held_out: Sequence[Mapping[str, Any]], again: Sequence[Network]) -> Plot:
-    """Measured latency across and predicted up, on one scale, with the diagonal and 10% to either side of it."""
+    """Measured latency across and predicted up."""
     apart = [(one["measured_ms"], one["predicted_ms"]) for one in held_out]
     front = [(network["latency_ms_measured"], network["latency_ms_predicted"]) for network in again]
-    scale = axis("Measured latency (ms)", [value for point in apart + front for value in point])
-    low, high = (10**end if scale["type"] == "log" else end for end in scale["range"])
-    corners = [(low, 1.1 * low), (high, 1.1 * high), (high, 0.9 * high), (low, 0.9 * low)]
     hover = [hover_lines(one["arch_id"], *latency_lines(one, "predicted_ms", "measured_ms")) for one in held_out]
     data = (
-        line("Within 10%", corners, [], "@band", width=0) | {"fill": "toself", "fillcolor": "@band"},
-        line("Exact", [(low, low), (high, high)], [], "@muted", width=1) | {"showlegend": False},
         dots("Held out", apart, hover, "@front", "circle-open"),
         dots("Front", front, hovers(again), "@measured", "diamond"),
     )
-    return plot(data, scale, scale | {"title": {**scale["title"], "text": "Predicted latency (ms)"}})
+    return agreement(data, "Measured latency (ms)", "Predicted latency (ms)")
 
 
 def _loss_plot(history: Sequence[Mapping[str, Any]]) -> Plot:

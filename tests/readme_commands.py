@@ -27,7 +27,7 @@ from pydantic import BaseModel
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted([README, *(ROOT / "docs").glob("*.md")])
-VERBS = ("run", "train", "profile", "search", "export")
+VERBS = ("run", "train", "profile", "search", "export", "devices", "devices list", "devices report", "devices compare")
 
 # Keys of summary.json whose own keys are the run's, not the format's.
 OPEN_KEYS = {"config", "arch", "stages", "versions", "hypervolume_by_device"}
@@ -141,13 +141,14 @@ def anchors(path: Path) -> set[str]:
 
 
 def check_options() -> None:
-    """An option beside a verb is one of that verb, any other one of some verb."""
+    """An option beside a verb is one of that verb, any other one of some verb or benchmark."""
     known = {verb: set(OPTION.findall(run(f"nas {verb} --help", ROOT))) for verb in VERBS}
-    every = set().union(*known.values())
+    benchmarks = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    every = set(OPTION.findall(benchmarks)).union(*known.values())
     wrong = []
     for path in (path for path in DOCS if path.name not in NOT_OURS):
         for code in code_in(path.read_text(encoding="utf-8")):
-            verb = re.match(r"nas (\w+)", code)
+            verb = re.match(r"nas (devices \w+|\w+)", code)
             allowed = known.get(verb[1]) if verb else every
             if allowed is None:
                 wrong.append(f"{path.name}: no such command: {code}")

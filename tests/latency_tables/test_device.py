@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latency_tables import Device, Fingerprint, LatencyError, fingerprint, local_devices
-from latency_tables.device import GRAPH_OPTIMIZATIONS
+from latency_tables.device import GRAPH_OPTIMIZATIONS, PRECISIONS
 
 devices = st.builds(
     Device,
@@ -17,6 +17,7 @@ devices = st.builds(
         lambda options: tuple(options.items())
     ),
     threads=st.integers(1, 1024),
+    precision=st.sampled_from(PRECISIONS),
     batch=st.integers(1, 4096),
     graph_optimization=st.sampled_from(GRAPH_OPTIMIZATIONS),
 )
@@ -53,9 +54,11 @@ def test_the_id_of_a_plain_device_can_be_read():
         {"threads": 1.5},
         {"batch": 0},
         {"batch": 4097},
-        {"precision": "int8"},
+        {"precision": "int4"},
         {"graph_optimization": "most"},
-        {"provider_options": (("a", 1),)},
+        {"provider_options": (("a",),)},
+        {"provider_options": "ab"},
+        {"provider_options": {"a": None}},
     ],
     ids=str,
 )
@@ -72,11 +75,25 @@ def test_a_document_that_is_no_device_is_refused(document):
         Device.from_json(document)
 
 
+def test_provider_options_can_be_a_mapping_of_plain_values():
+    device = Device("x", provider_options={"device_id": 0, "use_tf32": True, "mode": "fast"})
+    assert device.provider_options == (("device_id", "0"), ("use_tf32", "1"), ("mode", "fast"))
+    assert device == Device("x", provider_options=device.provider_options)
+    assert hash(device)
+
+
+def test_the_full_name_tells_machines_and_runtimes_apart():
+    here = Fingerprint("AMD EPYC 9354 32-Core Processor", "x86_64", 64, 256, "Linux 6", "1.31.1")
+    assert Device("x").full_name(here) == "epyc-9004_ort1.31_cpu_t1_fp32_b1"
+    assert Device("x", precision="int8", batch=8).full_name(here) == "epyc-9004_ort1.31_cpu_t1_int8_b8"
+
+
 def test_this_machine_has_a_fingerprint_that_stays_the_same():
     found = fingerprint()
     assert found == fingerprint()
     assert found.id == Fingerprint.from_json(json.loads(json.dumps(found.to_json()))).id
     assert found.cores >= 1
+    assert "CPUExecutionProvider" in found.providers
 
 
 @pytest.mark.parametrize("wrong", [{"cores": "2"}, {"cpu": None}, {"unknown": 1}])

@@ -7,8 +7,9 @@ import pytest
 from onnx import defs
 
 from latency_tables import LatencyError
-from latency_tables.graph import NODES, build_model, canary_model, profiling_model
-from latency_tables.measure import CANARY
+from latency_tables.graph import BUILDERS, build_model, canary_model, profiling_model
+from latency_tables.nodes import NODES
+from latency_tables.offers import CANARIES
 from search_spaces import Layer, define_space, network
 from search_spaces.layers import OPS
 from tests.latency_tables.fakes import tiny_space
@@ -131,8 +132,9 @@ def test_metadata_and_versions_are_written():
     assert (model.ir_version, model.opset_import[0].version) == (8, 15)
 
 
-def test_the_committed_canary_is_what_the_builder_makes():
-    assert CANARY.read_bytes() == canary_model()
+@pytest.mark.parametrize("precision", BUILDERS)
+def test_the_committed_canaries_are_what_the_builder_makes(precision):
+    assert CANARIES[precision].read_bytes() == canary_model(precision)
 
 
 def test_the_profiling_model_has_its_batch_in_the_shape():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -59,3 +60,28 @@ def test_the_lock_is_not_written_through_a_link(tmp_path):
 
 def test_each_user_has_a_lock_of_their_own():
     assert str(os.getuid()) in lock_path().name
+
+
+def test_two_threads_of_one_process_do_not_measure_at_once(tmp_path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(5):
+            with exclusive(30, tmp_path / "lock"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 15
+
+
+def test_who_waits_says_for_whom(holder, tmp_path):
+    said = []
+    with pytest.raises(BusyError), exclusive(0.2, tmp_path / "lock", on_wait=said.append):
+        pass
+    assert said == [f"waiting for process {holder.pid}, which is measuring on this machine"]

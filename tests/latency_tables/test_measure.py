@@ -2,15 +2,16 @@
 
 import gc
 import math
+import os
+import re
 
 import numpy as np
-import onnx
 import pytest
 
-from latency_tables import Device, Graph, LatencyError, Protocol, measure, open_session
-from latency_tables.graph import build_model, profiling_model
-from latency_tables.measure import CANARY
-from search_spaces import Layer
+from latency_tables import Device, Graph, LatencyError, Protocol, measure
+from latency_tables.conditions import Conditions
+from latency_tables.disturbance import LEVELS
+from latency_tables.graph import profiling_model
 from tests.latency_tables.fakes import CANARY_US, FakeMachine, graphs, tiny_space
 
 DEVICE = Device("fake")
@@ -18,7 +19,7 @@ TIMES_US = {"a": 50.0, "b": 300.0, "c": 2000.0, "d": 9000.0}
 
 
 def on(machine: FakeMachine, *keys: str, **arguments):
-    return measure(graphs(*(keys or TIMES_US)), DEVICE, **machine.hooks, **arguments)
+    return measure(graphs(*(keys or TIMES_US)), DEVICE, **machine.hooks_and_system, **arguments)
 
 
 def test_a_quiet_machine_gives_each_latency_in_the_fewest_rounds():
@@ -26,7 +27,7 @@ def test_a_quiet_machine_gives_each_latency_in_the_fewest_rounds():
     for key, time_us in TIMES_US.items():
         assert found[key].median_us == pytest.approx(time_us, rel=0.005)
         assert found[key].converged
-        assert len(found[key].rounds_us) == Protocol().min_rounds
+        assert len(found[key].kept) == Protocol().min_rounds
         assert found[key].rejected_rounds == 0
         assert not found[key].disturbed
         assert found[key].reference_us == pytest.approx(CANARY_US, rel=0.01)
@@ -50,7 +51,7 @@ def test_the_same_seed_gives_the_same_order_and_another_seed_another():
 
 def test_a_visit_lasts_for_a_few_milliseconds_but_three_runs_at_least():
     found = on(FakeMachine(TIMES_US))
-    runs = {key: {len(samples) for samples in found[key].rounds_us} for key in TIMES_US}
+    runs = {key: {len(round_.samples_us) for round_ in found[key].kept} for key in TIMES_US}
     assert runs["a"] == {50}
     assert 9 <= min(runs["b"]) <= max(runs["b"]) <= 11
     assert runs["d"] == {3}
@@ -74,14 +75,14 @@ def test_rounds_that_lost_the_processor_are_rejected_although_the_canary_saw_not
     found = on(FakeMachine(TIMES_US, lost=lambda now: neighbour(now) - 1))
     for key, time_us in TIMES_US.items():
         assert found[key].median_us == pytest.approx(time_us, rel=0.01)
-        assert min(found[key].cpu_shares) > 0.9
+        assert min(round_.cpu_share for round_ in found[key].kept) > 0.9
     assert sum(one.rejected_rounds for one in found.values()) > 3
 
 
 def test_a_thread_that_waits_for_an_accelerator_is_not_taken_for_disturbed():
     found = on(FakeMachine(TIMES_US, lost=lambda now: 4.0))
     assert all(one.converged and one.rejected_rounds == 0 for one in found.values())
-    assert found["a"].cpu_shares[0] == pytest.approx(0.2)
+    assert found["a"].rounds[0].cpu_share == pytest.approx(0.2)
 
 
 def test_when_too_few_rounds_are_calm_the_least_disturbed_are_kept_and_marked():
@@ -92,8 +93,8 @@ def test_when_too_few_rounds_are_calm_the_least_disturbed_are_kept_and_marked():
         assert one.disturbed
         assert not one.converged
         assert one.rejected_rounds >= protocol.max_rejected
-        assert len(one.rounds_us) == protocol.min_rounds
-        assert list(one.canary_us) == sorted(one.canary_us)
+        assert len(one.kept) == protocol.min_rounds
+        assert one.kept == one.rounds[: protocol.min_rounds]
 
 
 def test_a_reference_that_sinks_later_disturbs_earlier_rounds():
@@ -119,21 +120,21 @@ def test_graphs_that_are_done_are_left_alone_while_others_go_on():
 
         return wild if graph.key == "wild" else run
 
-    found = measure(graphs("calm", "wild"), DEVICE, **{**machine.hooks, "open_graph": open_wild})
+    found = measure(graphs("calm", "wild"), DEVICE, **{**machine.hooks_and_system, "open_graph": open_wild})
     assert found["calm"].converged
-    assert len(found["calm"].rounds_us) == Protocol().min_rounds
+    assert len(found["calm"].kept) == Protocol().min_rounds
     assert not found["wild"].converged
-    assert len(found["wild"].rounds_us) == Protocol().max_rounds
+    assert len(found["wild"].kept) == Protocol().max_rounds
 
 
 def test_the_budget_ends_a_measurement_but_leaves_no_graph_out():
     machine = FakeMachine(TIMES_US)
     found = on(machine, protocol=Protocol(budget_s=1e-6, canary_every=1))
-    assert {key: len(one.rounds_us) for key, one in found.items()} == dict.fromkeys(TIMES_US, 1)
+    assert {key: len(one.kept) for key, one in found.items()} == dict.fromkeys(TIMES_US, 1)
     assert not any(one.converged or one.disturbed for one in found.values())
     found = on(machine, protocol=Protocol(budget_s=0.1, min_rounds=500, max_rounds=500))
     assert machine.now_s < 0.5
-    assert all(2 <= len(one.rounds_us) < 10 for one in found.values())
+    assert all(2 <= len(one.kept) < 10 for one in found.values())
 
 
 def test_an_interrupted_measurement_goes_on_with_the_rounds_that_it_has():
@@ -141,14 +142,14 @@ def test_an_interrupted_measurement_goes_on_with_the_rounds_that_it_has():
     machine = FakeMachine(TIMES_US)
     found = on(machine, earlier=first)
     assert machine.visits.count("a") == Protocol().min_rounds - 3
-    assert found["a"].rounds_us[:3] == first["a"].rounds_us
+    assert found["a"].rounds[:3] == first["a"].rounds
 
 
 def test_a_finished_measurement_is_not_repeated():
     first, machine = on(FakeMachine(TIMES_US)), FakeMachine(TIMES_US)
     found = on(machine, earlier=first)
     assert machine.visits == []
-    assert {key: one.rounds_us for key, one in found.items()} == {key: one.rounds_us for key, one in first.items()}
+    assert {key: one.rounds for key, one in found.items()} == {key: one.rounds for key, one in first.items()}
 
 
 def test_partial_results_come_after_every_round():
@@ -156,10 +157,8 @@ def test_partial_results_come_after_every_round():
     found = on(FakeMachine(TIMES_US), on_round=lambda done, most, partial: seen.append((done, most, dict(partial))))
     assert [done for done, _, _ in seen] == list(range(1, Protocol().min_rounds + 1))
     assert {most for _, most, _ in seen} == {Protocol().max_rounds + Protocol().max_rejected}
-    assert [len(partial["a"].rounds_us) for _, _, partial in seen] == list(range(1, Protocol().min_rounds + 1))
-    assert {key: one.rounds_us for key, one in seen[-1][2].items()} == {
-        key: one.rounds_us for key, one in found.items()
-    }
+    assert [len(partial["a"].kept) for _, _, partial in seen] == list(range(1, Protocol().min_rounds + 1))
+    assert {key: one.rounds for key, one in seen[-1][2].items()} == {key: one.rounds for key, one in found.items()}
 
 
 def test_sessions_stay_open_unless_the_models_are_too_large_together():
@@ -180,7 +179,9 @@ def test_garbage_collection_rests_while_timing_and_goes_on_afterwards():
         run = plain(graph, device)
         return lambda: (states.append(gc.isenabled()), run())[1]
 
-    measure(graphs("a"), DEVICE, **{**machine.hooks, "open_graph": watched}, protocol=Protocol(warm_up_s=0.0))
+    measure(
+        graphs("a"), DEVICE, **{**machine.hooks_and_system, "open_graph": watched}, protocol=Protocol(warm_up_s=0.0)
+    )
     assert gc.isenabled()
     # Only the run before each canary reading, which is not counted, may see it on.
     assert states.count(True) <= states.count(False) / 5
@@ -192,7 +193,7 @@ def test_two_graphs_of_one_key_are_refused():
 
 
 def test_nothing_to_measure_is_nothing_measured():
-    assert measure([], DEVICE, **FakeMachine({}).hooks) == {}
+    assert measure([], DEVICE, **FakeMachine({}).hooks_and_system) == {}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,76 @@ def test_nothing_to_measure_is_nothing_measured():
 def test_a_protocol_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(LatencyError, match="protocol"):
         Protocol(**wrong)
+
+
+REASONS = {
+    "steal": {"told": lambda now: Conditions(steal=0.5 if now % 0.1 < 0.03 else 0.0)},
+    "pressure": {"told": lambda now: Conditions(pressure=1.0 if now % 0.1 < 0.03 else 0.1)},
+    "frequency": {"told": lambda now: Conditions(frequency_mhz=1200.0 if now % 0.1 < 0.03 else 2400.0)},
+    "waiting": {"waits": lambda now: 0.5 if now % 0.1 < 0.03 else 0.0},
+    "canary": {"slow": neighbour},
+    "preempted": {"lost": lambda now: neighbour(now) - 1},
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_rejected_round_is_kept_with_what_disturbed_it(reason):
+    found = on(FakeMachine(TIMES_US, **REASONS[reason]), "a", "b", "c", protocol=Protocol(canary_every=2, pressed=0.5))
+    disturbed = [one for one in found.values() if one.rejected]
+    assert disturbed
+    for one in disturbed:
+        assert set(one.rejected) == {reason}
+        assert len(one.rounds) == len(one.kept) + one.rejected[reason]
+        assert not any(counts and why for counts, why in zip(one.counts, one.reasons, strict=True))
+        assert one.converged
+
+
+def test_every_reason_that_there_is_has_a_disturbance_that_shows_it():
+    assert set(REASONS) == set(LEVELS)
+
+
+def test_a_measurement_says_what_ended_it():
+    calm = on(FakeMachine(TIMES_US), "a")["a"]
+    wild = on(FakeMachine(TIMES_US, slow=wobbling), "a", protocol=Protocol(disturbed=9.0, max_rounds=10))["a"]
+    lost = on(FakeMachine(TIMES_US, told=lambda now: Conditions(steal=1.0)), "a", protocol=Protocol(max_rejected=9))[
+        "a"
+    ]
+    late = on(FakeMachine(TIMES_US), "d", protocol=Protocol(budget_s=0.01))["d"]
+    assert [one.ended for one in (calm, wild, lost, late)] == ["precision", "rounds", "rejected", "budget"]
+
+
+def wobbling(now_s: float) -> float:
+    """Between half and one and a half, changing every 3 ms."""
+    return 0.5 + (int(now_s / 0.003) * 7919 % 101) / 100
+
+
+def test_a_fresh_session_runs_until_it_is_stable_before_anything_counts():
+    machine = FakeMachine(TIMES_US)
+    plain = machine.open
+
+    def open_slowly(graph, device):
+        run, warmth = plain(graph, device), iter(range(9))
+        return lambda: run() * (10 - next(warmth, 9))
+
+    found = measure(graphs("b"), DEVICE, **{**machine.hooks_and_system, "open_graph": open_slowly})
+    assert max(found["b"].samples_us) == pytest.approx(300, rel=0.02)
+
+
+def test_earlier_rounds_of_a_slower_machine_are_kept_apart():
+    slow = on(FakeMachine(TIMES_US, slow=lambda now: 1.5), protocol=Protocol(min_rounds=3, max_rounds=3))
+    found = on(FakeMachine(TIMES_US), earlier=slow)
+    assert slow["b"].median_us == pytest.approx(450, rel=0.01)
+    assert found["b"].median_us == pytest.approx(300, rel=0.01)
+    assert found["b"].rejected == {"canary": 3}
+    assert len(found["b"].kept) == Protocol().min_rounds
+
+
+def test_cores_and_priority_are_recorded_and_put_back():
+    before = os.sched_getaffinity(0)
+    found = on(FakeMachine(TIMES_US), "a")["a"]
+    assert len(found.cores) == 1
+    assert re.fullmatch(r"realtime 1|nice -?\d+", found.priority)
+    assert os.sched_getaffinity(0) == before
 
 
 # For real
@@ -217,65 +288,3 @@ def test_a_toy_network_is_measured_for_real():
     assert 1 < small.min_us <= small.median_us <= small.p90_us <= small.p95_us <= small.p99_us < 1e6
     assert small.median_us < large.median_us
     assert small.runs == len(small.samples_us)
-
-
-def test_an_open_batch_becomes_that_of_the_device():
-    layers = [Layer("pool", "global_pool", ("input",), (2, 4, 4), (2, 1, 1))]
-    assert open_session(Graph("a", build_model(layers, batch=None).SerializeToString()), Device("here", batch=3))() > 0
-
-
-def test_graphs_whose_output_is_nan_are_measured_all_the_same():
-    layers = [Layer("fc", "linear", ("input",), (2, 1, 1), (2, 1, 1), bias=True)]
-    weights = {"fc": (np.full((2, 2), np.nan, np.float32), np.zeros(2, np.float32))}
-    assert open_session(Graph("nan", build_model(layers, weights, batch=1).SerializeToString()), Device("here"))() > 0
-
-
-def refused(model: bytes, message: str, device: Device | None = None):
-    with pytest.raises(LatencyError, match=message) as caught:
-        open_session(Graph("the-key", model), device or Device("here"))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_what_is_no_onnx_model_is_refused_by_its_key():
-    for model in (b"", b"no model", CANARY.read_bytes()[:1000]):
-        assert "the-key" in refused(model, "does not load")
-
-
-def test_external_data_is_refused_even_where_its_file_lies_at_hand(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model = onnx.load_from_string(CANARY.read_bytes())
-    onnx.save(model, "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert (tmp_path / "weights.bin").exists()
-    assert "the-key" in refused((tmp_path / "model.onnx").read_bytes(), "does not load")
-
-
-def test_a_provider_that_this_runtime_lacks_is_refused_with_those_that_it_has():
-    device = Device("board", provider="MadeUpExecutionProvider")
-    refused(CANARY.read_bytes(), "no provider MadeUpExecutionProvider; it has .*CPUExecutionProvider", device)
-
-
-def test_a_graph_of_another_batch_is_refused():
-    refused(
-        CANARY.read_bytes(), "'the-key' is built for batch 1, but device here measures batch 2", Device("here", batch=2)
-    )
-
-
-def test_open_dimensions_besides_the_batch_are_refused():
-    model = onnx.load_from_string(CANARY.read_bytes())
-    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
-    refused(model.SerializeToString(), "only the batch may be left open")
-
-
-def test_inputs_that_cannot_be_drawn_are_refused():
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [onnx.helper.make_node("Identity", ["x"], ["y"])],
-            "ids",
-            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, [1, 4])],
-            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1, 4])],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    refused(model.SerializeToString(), "input 'x' is tensor\\(int64\\)")

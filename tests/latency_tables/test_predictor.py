@@ -1,212 +1,201 @@
-"""Predictors: the contract, exact recovery, files, and judging."""
+"""Files of predictors: every kind, golden files, and whatever can be wrong with them."""
 
+import copy
 import json
-from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latency_tables import AdditivePredictor, LatencyError, judge, load_predictor, mape, plan
-from latency_tables.features import CLASSES, layer_class
-from search_spaces import costs, define_space, network, slot_configs, slot_index, slot_sizes, slots
-from tests.contracts.predictor_contract import check_predictor
-from tests.latency_tables.fakes import table, tiny_space
+from latency_tables import LatencyError, load_predictor
+from latency_tables.blend import Blend
+from latency_tables.conformal import Conformal
+from latency_tables.documents import PREDICTOR_FORMAT, write_document
+from latency_tables.learned import LearnedPredictor
+from latency_tables.predictor import PREDICTORS, predictor_from_json
+from latency_tables.select import BLEND, KINDS
+from tests.latency_tables.latencies import MOBILE, SPACE, latencies, planned
 
-SPACE = tiny_space()
-MOBILE = define_space("mobilenet_v3", stem="small", resolutions=[16, 24], depths=[1, 2], num_classes=5)
-
-
-def latencies(space, codes, seed=0, spread=0.3):
-    """An exactly additive latency: a little for each layer and MAC, and each slot configuration strays on its own."""
-    rng = np.random.default_rng(seed)
-    total = np.full(len(codes), 0.02)
-    for slot in slots(space):
-        sizes = dict(zip([s.name for s in slots(space)], slot_sizes(space), strict=True))
-        factor = np.exp(rng.normal(0, spread, sizes[slot.name]))
-        index = slot_index(space, slot, codes)
-        total += factor[index] * slot_cost(space, slot)[index]
-    return total
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("predictor_*.json"))
+relaxed = settings(deadline=None, max_examples=60)
+SCORES = Conformal(np.array([-0.04, -0.02, -0.01, 0.0, 0.005, 0.01, 0.03, 0.05]))
 
 
-def slot_cost(space, slot):
-    built = [slot.build(values) for values in slot_configs(space, slot)]
-    return np.array([sum(0.002 + layer.macs / 5e7 for layer in layers) for layers in built])
+@cache
+def predictor_of(kind):
+    """A small one of each kind with the same scores."""
+    codes = planned(n=16)
+    if kind == BLEND:
+        return Blend(SPACE, (predictor_of("additive"), predictor_of("gp")), np.array([0.75, 0.25]), SCORES)
+    return KINDS[kind](SPACE, codes, latencies(SPACE, codes)).with_conformal(SCORES)
 
 
-def fitted(space, n=60, seed=0, spread=0.3):
-    codes = space.encode(plan(space, n, seed))
-    return AdditivePredictor.fit(space, codes, latencies(space, codes, spread=spread))
+def written(document, path):
+    """The document as a file with a digest that is right, so that what is refused is the content."""
+    try:
+        write_document(path, document)
+    except ValueError:  # we never write NaN
+        path.write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("space", [SPACE, MOBILE], ids=["tiny", "mobilenet_v3"])
-@pytest.mark.parametrize("n", [8, 60])
-def test_the_additive_predictor_keeps_the_contract(space, n):
-    check_predictor(fitted(space, n), space)
+def test_every_kind_that_select_knows_can_be_read():
+    assert [*KINDS, BLEND] == list(PREDICTORS)[: len(KINDS) + 1]
 
 
-@pytest.mark.parametrize("space", [SPACE, MOBILE], ids=["tiny", "mobilenet_v3"])
-def test_costs_that_features_explain_are_recovered_from_few_networks(space):
-    codes = space.sample(np.random.default_rng(5), 500)
-    predicted = fitted(space, n=40, spread=0.0).predict(codes)
-    np.testing.assert_allclose(predicted, latencies(space, codes, spread=0.0), rtol=1e-3)
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_file_written_by_an_earlier_version_predicts_what_it_predicted(path, tmp_path):
+    golden = json.loads(path.read_bytes())
+    (tmp_path / "p.json").write_text(golden["file"])
+    predictor, codes = load_predictor(tmp_path / "p.json"), np.array(golden["codes"], dtype=np.int16)
+    np.testing.assert_allclose(predictor.predict(codes), golden["predicted_ms"], rtol=1e-6)
+    low, high = predictor.interval(codes, 0.7)
+    np.testing.assert_allclose([low, high, predictor.upper(codes, 0.8)], golden["bounds_ms"], rtol=1e-6)
 
 
-def test_any_additive_latency_is_recovered_from_enough_networks():
-    space = tiny_space(widths=[1.0])
-    codes = np.unique(space.sample(np.random.default_rng(0), 3000), axis=0)
-    truth = latencies(space, codes, spread=0.5)
-    train = np.random.default_rng(1).permutation(len(codes))[: len(codes) // 2]
-    predictor = AdditivePredictor.fit(space, codes[train], truth[train])
-    assert mape(predictor.predict(codes), truth) < 0.003
+def test_every_kind_has_a_golden_file():
+    assert {path.stem for path in GOLDEN} >= {f"predictor_{kind}" for kind in (*KINDS, BLEND)}
 
 
-def test_more_networks_predict_better():
-    codes = MOBILE.sample(np.random.default_rng(5), 500)
-    truth = latencies(MOBILE, codes)
-    few, many = (mape(fitted(MOBILE, n).predict(codes), truth) for n in (15, 200))
-    assert many < few / 2
-
-
-def test_intervals_cover_what_they_promise():
-    """Over many fits to noisy latencies; 90% within a few points, as 30 networks allow."""
-    covered = []
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        codes = SPACE.sample(rng, 230)
-        noisy = latencies(SPACE, codes) * np.exp(rng.normal(0, 0.02, len(codes)))
-        low, high = AdditivePredictor.fit(SPACE, codes[:30], noisy[:30]).interval(codes[30:], 0.9)
-        covered.append(np.mean((low <= noisy[30:]) & (noisy[30:] <= high)))
-    assert 0.85 < np.mean(covered) < 0.96
-
-
-@pytest.mark.parametrize("coverage", [0.0, 1.0, -1.0, float("nan")])
-def test_a_coverage_that_cannot_be_is_refused(coverage):
-    with pytest.raises(LatencyError, match="coverage"):
-        fitted(SPACE, 10).interval(SPACE.sample(np.random.default_rng(0), 2), coverage)
-
-
-@given(st.floats(1e-3, 1e6))
-def test_predictions_scale_with_the_latencies(factor):
-    codes = SPACE.encode(plan(SPACE, 20))
-    y = latencies(SPACE, codes)
-    scaled = AdditivePredictor.fit(SPACE, codes, y * factor).predict(codes)
-    np.testing.assert_allclose(scaled, AdditivePredictor.fit(SPACE, codes, y).predict(codes) * factor, rtol=1e-4)
-
-
-def test_the_order_of_the_networks_does_not_matter():
-    codes = SPACE.encode(plan(SPACE, 30))
-    y, order = latencies(SPACE, codes), np.random.default_rng(0).permutation(30)
-    np.testing.assert_allclose(
-        AdditivePredictor.fit(SPACE, codes[order], y[order]).predict(codes),
-        AdditivePredictor.fit(SPACE, codes, y).predict(codes),
-        rtol=1e-9,
-    )
-
-
-def test_equal_latencies_give_a_constant():
-    codes = SPACE.encode(plan(SPACE, 12))
-    np.testing.assert_allclose(AdditivePredictor.fit(SPACE, codes, np.full(12, 3.0)).predict(codes), 3.0, rtol=1e-6)
-
-
-def test_a_predictor_equals_its_own_file(tmp_path):
-    predictor = fitted(SPACE)
-    predictor.save(tmp_path / "p.json")
-    again = load_predictor(tmp_path / "p.json", space=SPACE)
-    codes = SPACE.sample(np.random.default_rng(0), 300)
-    np.testing.assert_array_equal(again.predict(codes), predictor.predict(codes))
-    np.testing.assert_array_equal(again.interval(codes, 0.9), predictor.interval(codes, 0.9))
-    again.save(tmp_path / "q.json")
-    assert (tmp_path / "q.json").read_bytes() == (tmp_path / "p.json").read_bytes()
+# What is refused
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("kind", "change", "message"),
     [
-        (lambda d: d.update(format="nas.latency_predictor/2"), "format: wanted"),
-        (lambda d: d.update(kind="oracle"), "kind: wanted one of additive, found 'oracle'"),
-        (lambda d: d.update(kind=["additive"]), "kind: wanted"),
-        (lambda d: d.pop("tables_ms"), "broken predictor: KeyError"),
-        (lambda d: d["tables_ms"].pop(), "not those of the space's slots"),
-        (lambda d: d["tables_ms"][0].append(1.0), "not those of the space's slots"),
-        (lambda d: d.update(constant_ms=-1.0), "finite numbers, not below 0"),
-        (lambda d: d.update(constant_ms=float("nan")), "finite numbers, not below 0"),
-        (lambda d: d.update(residuals=[]), "finite numbers, not below 0"),
-        (lambda d: d.update(residuals="x"), "broken predictor: ValueError"),
-        (lambda d: d.update(space={}), "broken predictor: SpaceError"),
+        ("additive", lambda d: d.update(format="nas.latency_predictor/1"), "format: wanted .*; make the file anew"),
+        ("additive", lambda d: d.update(kind="oracle"), "kind: wanted one of additive, .*, found 'oracle'"),
+        ("additive", lambda d: d.update(kind=["additive"]), "kind: wanted"),
+        ("additive", lambda d: d.update(space={}), "space: not a space definition"),
+        ("additive", lambda d: d.pop("tables_ms"), "tables_ms: missing"),
+        ("additive", lambda d: d["tables_ms"].pop(), "tables_ms: wanted a list of"),
+        ("additive", lambda d: d["tables_ms"][0].append(1.0), r"tables_ms\[0\]: wanted 1 numbers, found 2"),
+        ("additive", lambda d: d["tables_ms"].__setitem__(1, [[1.0], [2.0, 3.0]]), r"tables_ms\[1\]: .* unequal"),
+        ("additive", lambda d: d.update(constant_ms=-1.0), "constant_ms: wanted finite numbers of 0 or more, found -1"),
+        ("additive", lambda d: d.update(constant_ms="1"), "constant_ms: wanted numbers, found '1'"),
+        ("additive", lambda d: d.update(constant_ms=float("nan")), "constant_ms: wanted finite .*, found nan"),
+        ("additive", lambda d: d.update(scores=[0.1, float("inf")]), "scores: wanted finite numbers, found inf"),
+        ("additive", lambda d: d.update(scores=[0.1, 0.0]), "scores: wanted numbers in ascending order"),
+        ("additive", lambda d: d.update(scores=None), "scores: wanted numbers, found None"),
+        ("ridge", lambda d: d.pop("model"), "model: missing"),
+        ("ridge", lambda d: d.update(model=[]), "model: wanted an object, found list"),
+        (
+            "ridge",
+            lambda d: d["feature_names"].reverse(),
+            "feature_names: wanted macs.dense, .*; fit the predictor anew",
+        ),
+        ("ridge", lambda d: d["model"]["coefficients"].pop(), "model: coefficients: wanted .* numbers, found"),
+        ("gp", lambda d: d["model"].update(noise=0.0), "model: noise: wanted finite numbers of 1e-12 or more, found 0"),
+        ("gp", lambda d: d["model"]["log_latency"].pop(), "model: log_latency: wanted 16 numbers, found 15"),
+        ("gp", lambda d: d["model"].update(inputs=[]), "model: inputs: wanted any x .* numbers, found 0"),
+        ("trees", lambda d: d["model"]["features"][0].__setitem__(0, 999), "model: features: wanted .* whole numbers"),
+        ("trees", lambda d: d["model"]["features"][0].__setitem__(0, 0.5), "model: features: wanted .* whole numbers"),
+        ("trees", lambda d: d["model"]["leaves"].pop(), "model: leaves: wanted 150 x 8 numbers, found 149 x 8"),
+        ("trees", lambda d: d["model"].update(ridge=3), "model: ridge: wanted an object"),
+        ("blend", lambda d: d.update(members=[]), "members: wanted a list of at least one predictor"),
+        ("blend", lambda d: d.update(members=[1]), r"members\[0\]: wanted a JSON object, found int"),
+        ("blend", lambda d: d["weights"].pop(), "weights: wanted 2 numbers, found 1"),
+        ("blend", lambda d: d["weights"].__setitem__(0, -0.1), "weights: wanted finite numbers of 0 or more"),
+        ("blend", lambda d: d["members"][1].update(kind="?"), r"members\[1\]: kind: wanted"),
+        ("blend", lambda d: d["members"][1]["model"].pop("mean"), r"members\[1\]: model: mean: missing"),
     ],
 )
-def test_a_file_that_is_no_predictor_is_refused(tmp_path, change, message):
-    document = fitted(SPACE, 10).to_json()
+def test_a_file_that_is_no_predictor_is_refused_by_its_field(tmp_path, kind, change, message):
+    document = copy.deepcopy(predictor_of(kind).to_json())
     change(document)
-    (tmp_path / "p.json").write_text(json.dumps(document))
+    written(document, tmp_path / "p.json")
     with pytest.raises(LatencyError, match=message) as caught:
         load_predictor(tmp_path / "p.json")
     assert str(caught.value).startswith(f"{tmp_path / 'p.json'}: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_predictor_of_another_space_or_no_file_is_refused(tmp_path):
-    fitted(SPACE, 10).save(tmp_path / "p.json")
-    with pytest.raises(LatencyError, match="space: the predictor is of"):
+    predictor_of("additive").save(tmp_path / "p.json")
+    with pytest.raises(LatencyError, match=r"p\.json: space: the predictor is of .*; fit one for it"):
         load_predictor(tmp_path / "p.json", space=MOBILE)
     with pytest.raises(LatencyError, match="cannot be read"):
         load_predictor(tmp_path / "q.json")
-    (tmp_path / "r.json").write_bytes(b"\xff")
-    with pytest.raises(LatencyError, match=r"r\.json"):
-        load_predictor(tmp_path / "r.json")
+    for content in (b"\xff", b"", b"[]", b"[" * 100_000):
+        (tmp_path / "r.json").write_bytes(content)
+        with pytest.raises(LatencyError, match=r"r\.json: (not a whole JSON document|wanted a JSON object)"):
+            load_predictor(tmp_path / "r.json")
 
 
-def test_measurements_that_cannot_be_fitted_are_refused():
-    codes = SPACE.encode(plan(SPACE, 10))
-    y = latencies(SPACE, codes)
-    for wrong_codes, wrong_y, message in (
-        (codes[:7], y[:7], "too few"),
-        (codes, y[:9], "one latency for each of 10"),
-        (codes, np.where(np.arange(10) == 3, np.nan, y), "positive number"),
-        (codes, np.where(np.arange(10) == 3, 0.0, y), "positive number"),
-    ):
-        with pytest.raises(LatencyError, match=message):
-            AdditivePredictor.fit(SPACE, wrong_codes, wrong_y)
-    with pytest.raises(ValueError, match="codes"):
-        AdditivePredictor.fit(MOBILE, codes, y)
+def test_members_of_another_space_are_refused():
+    codes = planned(MOBILE, 16)
+    stranger = LearnedPredictor.fit(MOBILE, codes, latencies(MOBILE, codes), "ridge")
+    mixed = Blend(SPACE, (predictor_of("additive"), stranger), np.array([0.5, 0.5]), SCORES)
+    with pytest.raises(LatencyError, match=rf"members\[1\]: space: wanted {SPACE.id}, found {MOBILE.id}"):
+        predictor_from_json(mixed.to_json())
 
 
-def measured_table(space=SPACE, n=40):
-    archs = plan(space, n)
-    times = dict(zip(archs, latencies(space, space.encode(archs)) * 1e3, strict=True))
-    return table(space, list(archs), us=times.get)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files of every kind; Hypothesis and a folder for each test do not go together."""
+    found = tmp_path_factory.mktemp("predictors")
+    for kind in (*KINDS, BLEND):
+        predictor_of(kind).save(found / f"{kind}.json")
+    return found
 
 
-def test_judging_compares_predictions_with_networks_kept_from_the_fit():
-    found = judge(measured_table())
-    assert (found.quality.n_train, found.quality.n_test) == (30, 10) == (30, len(found.held_out))
-    assert 0 < found.quality.mape < 0.15
-    errors = [abs(row.predicted_ms / row.measured_ms - 1) for row in found.held_out]
-    assert found.quality.mape == pytest.approx(np.mean(errors))
-    ends = {SPACE.smallest().id, SPACE.largest().id}
-    assert not ends & {row.arch_id for row in found.held_out}
+@relaxed
+@given(st.sampled_from([*KINDS, BLEND]), st.data())
+def test_a_truncated_file_is_refused(folder, kind, data):
+    raw = (folder / f"{kind}.json").read_bytes()
+    (folder / "cut.json").write_bytes(raw[: data.draw(st.integers(0, len(raw) - 2))])
+    with pytest.raises(LatencyError, match=r"cut\.json: "):
+        load_predictor(folder / "cut.json")
 
 
-def test_the_final_predictor_is_fitted_to_every_network():
-    whole = measured_table()
-    found, fit = judge(whole).predictor, AdditivePredictor.fit(SPACE, whole.codes(), whole.latency_ms())
-    np.testing.assert_array_equal(found.predict(whole.codes()), fit.predict(whole.codes()))
+@relaxed
+@given(st.sampled_from([*KINDS, BLEND]), st.data())
+def test_an_edited_file_is_refused(folder, kind, data):
+    """Any one character, of the content or of the digest."""
+    raw = (folder / f"{kind}.json").read_text()
+    place = data.draw(st.integers(0, len(raw) - 2))
+    new = data.draw(st.sampled_from([c for c in '0123456789.-e"{}[],:ax ' if c != raw[place]]))
+    edited = raw[:place] + new + raw[place + 1 :]
+    (folder / "edit.json").write_text(edited)
+    if readable(edited) == json.loads(raw):  # as 1e-05 and 1E-05, or a space between
+        load_predictor(folder / "edit.json")
+        return
+    with pytest.raises(LatencyError, match=r"edit\.json: ") as caught:
+        load_predictor(folder / "edit.json")
+    assert "\n" not in str(caught.value)
 
 
-def test_the_split_depends_on_the_networks_and_the_seed_alone():
-    whole = measured_table()
-    turned = replace(whole, entries=whole.entries[::-1])
-    ids = [{row.arch_id for row in judge(t, seed=s).held_out} for t, s in ((whole, 0), (turned, 0), (whole, 1))]
-    assert ids[0] == ids[1] != ids[2]
+def readable(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
-def test_every_layer_has_a_class_with_features():
-    found = {layer_class(layer) for space in (SPACE, MOBILE) for layer in network(space, space.largest())}
-    assert found <= set(CLASSES)
+@relaxed
+@given(st.sampled_from([*KINDS, BLEND]), st.data())
+def test_a_number_that_is_none_is_refused_by_its_field(folder, kind, data):
+    """NaN or infinity in the place of any number of the predictor itself; the file names the field."""
+    document = copy.deepcopy(predictor_of(kind).to_json())
+    holder, key, field = data.draw(st.sampled_from(list(numbers(document, ""))))
+    holder[key] = data.draw(st.sampled_from([float("nan"), float("inf"), None, "7", [1.0]]))
+    written(document, folder / "nan.json")
+    with pytest.raises(LatencyError) as caught:
+        load_predictor(folder / "nan.json")
+    assert field in str(caught.value)
 
 
-def test_larger_networks_are_predicted_slower_on_the_whole():
-    codes = SPACE.sample(np.random.default_rng(0), 300)
-    predicted = fitted(SPACE).predict(codes)
-    assert np.corrcoef(np.log(predicted), np.log(costs(SPACE, codes, "macs")))[0, 1] > 0.8
+def numbers(node, field):
+    """(holder, key, name of the field) of every number in a document, spaces left out."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        name = key if isinstance(key, str) else field
+        if isinstance(value, dict | list) and key != "space":
+            yield from numbers(value, name)
+        elif isinstance(value, float):
+            yield node, key, name
+
+
+def test_the_format_is_the_one_that_is_documented():
+    assert PREDICTOR_FORMAT == "nas.latency_predictor/2"

@@ -53,6 +53,12 @@ def test_a_constraint_is_read(text, metric, device, at_most, bound):
         ("macs <= -3", "the bound must be a positive number"),
         ("macs <= nan", "the bound must be a positive number"),
         ("macs <= inf", "the bound must be a positive number"),
+        ("latency_ms <= 5 with 90", "is not of the form"),
+        ("latency_ms <= 5with 90%", "is not of the form"),
+        ("latency_ms <= 5 with 100%", "from 50% to below 100%"),
+        ("latency_ms <= 5 with 49.9%", "from 50% to below 100%"),
+        ("latency_ms >= 5 with 90%", "only 'latency_ms <= bound' takes a probability"),
+        ("macs <= 5 with 90%", "only 'latency_ms <= bound' takes a probability"),
     ],
 )
 def test_a_constraint_that_cannot_be_read_is_refused(text, said):
@@ -60,6 +66,25 @@ def test_a_constraint_that_cannot_be_read_is_refused(text, said):
         parse_constraint(text)
     assert said in str(caught.value)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(("percent", "probability"), [("90%", 0.9), ("99.5 %", 0.995), ("50.%", 0.5)])
+def test_a_probability_is_read_and_asks_for_the_upper_bound_of_the_latency(percent, probability):
+    constraint = parse_constraint(f"latency_ms@one <= 5 with {percent}")
+    assert (constraint.metric, constraint.device, constraint.bound) == ("latency_ms", "one", 5.0)
+    assert constraint.probability == pytest.approx(probability)
+    expected = (PREDICTOR.upper(CODES, probability) - 5) / 5
+    np.testing.assert_allclose(constraint.violation(SPACE, PREDICTOR, CODES), expected)
+
+
+def test_a_sample_meets_a_bound_with_its_probability_and_the_closest_upper_value_is_named_where_nothing_can():
+    upper = np.sort(PREDICTOR.upper(CODES, 0.9))
+    met = sampled([f"latency_ms <= {upper[5]:.6f} with 90%"], 80)
+    assert 1 <= len(met) <= 6
+    assert (PREDICTOR.upper(met, 0.9) <= upper[5] + 1e-6).all()
+    assert len(sampled([f"latency_ms <= {upper[5]:.6f}"], 80)) > len(met)
+    with pytest.raises(Infeasible, match=f"latency_ms {upper[0]:.4g}"):
+        sampled([f"latency_ms <= {upper[0] * 0.999:.6f} with 90%"], 80)
 
 
 def test_every_metric_is_that_of_the_predictor_or_the_cost():

@@ -66,6 +66,14 @@ def test_everything_a_job_can_say_survives_its_own_json():
     assert job.train.seed == 5
 
 
+def test_provider_options_may_be_a_mapping():
+    document = copy.deepcopy(LITTLE)
+    document["devices"] = [{"name": "odd", "provider_options": {"arena": "kSameAsRequested", "device_id": 1}}]
+    job = job_from_json(document)
+    assert job.devices[0].provider_options == (("arena", "kSameAsRequested"), ("device_id", "1"))
+    assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
+
+
 def test_the_demo_is_the_digits_example_under_another_name():
     demo, digits = (job_to_json(read_job(path)) for path in (ROOT / "nas/demo.yaml", ROOT / "examples/digits.yaml"))
     assert demo.pop("name") == "demo"
@@ -154,7 +162,8 @@ def test_what_the_pipeline_works_out_itself_cannot_be_said():
         ("devices", {"name": "one"}, "devices: input should be a valid tuple"),
         ("devices.0.threads", "many", "devices.0.threads: input should be a valid integer"),
         ("devices.0.threads", 0, "device one: threads must be a whole number from 1"),
-        ("devices.0.precision", "int8", "device one: precision must be one of fp32"),
+        ("devices.0.precision", "int4", "device one: precision must be one of fp32, fp16, int8"),
+        ("devices.0.precision", "int8", "device one: a job exports fp32 models"),
         ("devices.1.name", "one", "devices must have different names, got one, one"),
         ("devices.1.name", "Übel", "a device's name"),
         ("profile.networks", 3, "profile.networks must be from 12"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from latency_tables import Fingerprint, LatencyError
+from latency_tables.measure import measure
 from latency_tables.profile import profile
 from nas import pipeline
 from nas.errors import JobError
@@ -22,7 +23,7 @@ from nas.job import job_from_json, job_to_json, read_job
 from search_spaces import Space, arch_cost
 from supernets.checkpoint import read as read_checkpoint
 from supernets.train import train
-from tests.nas.fakes import FakeDisplay, write_job
+from tests.nas.fakes import FakeDisplay, open_timed, write_job
 
 # What a stage writes beside its own record.
 MADE = {
@@ -298,6 +299,24 @@ def test_a_machine_on_which_all_networks_take_the_same_time_has_no_rank_correlat
     assert "NaN" not in (copied / "summary.json").read_text()
     assert [len(device["front"]) for device in summary["devices"]] == [1, 1]
     assert len(summary["devices"][0]["exports"]) == 3
+
+
+def test_a_machine_that_is_slower_at_export_than_it_was_for_the_profile_is_told(quiet_machine, copied, monkeypatch):
+    undone(copied, "export")
+    steady = FakeDisplay()
+    shifts = [device["canary_shift"] for device in run(copied, steady)["devices"]]
+    assert shifts == pytest.approx([0.0, 0.0])
+    assert steady.warnings == []
+    undone(copied, "export")
+    slow = partial(measure, open_graph=lambda graph, device: lambda: 1.5 * open_timed(graph, device)())
+    monkeypatch.setattr(pipeline, "measure", slow)
+    display = FakeDisplay()
+    shifts = [device["canary_shift"] for device in run(copied, display)["devices"]]
+    assert shifts == pytest.approx([0.5, 0.5])
+    assert [text.split(":")[0] for text in display.warnings] == [
+        "one is 50% slower than when it was profiled",
+        "four is 50% slower than when it was profiled",
+    ]
 
 
 def test_a_device_with_an_empty_front_exports_nothing(quiet_machine, copied):

@@ -1,0 +1,61 @@
+"""How fast a device multiplies at best: what the layers of a network are held against.
+
+A layer's latency is its operations over peak times efficiency; the efficiency tells how far it is from what the device can
+do (Williams, Waterman and Patterson, "Roofline", CACM 52 (2009), for layers that compute more than they move).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+from latency_tables.device import Device
+from latency_tables.graph import BUILDERS
+from latency_tables.lock import exclusive
+from latency_tables.measure import Clock, Protocol, measure
+from latency_tables.sessions import Graph, Opener, open_session
+from latency_tables.table import LatencyTable
+from search_spaces import NETWORK_INPUT, Layer
+
+# Convolutions that processors and accelerators run near their peak: many channels, and what they read fits into caches.
+SHAPES = ((256, 14, 3), (512, 14, 1))
+"""Channels in and out, height and width in px, kernel."""
+
+BRIEF = Protocol(budget_s=5.0, warm_up_s=0.5)
+
+
+def peak_gmacs_per_s(
+    device: Device,
+    *,
+    protocol: Protocol | None = None,
+    open_graph: Opener = open_session,
+    clock: Clock = time.perf_counter,
+    cpu_clock: Clock = time.thread_time,
+) -> float:
+    """Billions of multiply-accumulates a second of the fastest of a few large convolutions. Hold `exclusive` meanwhile."""
+    layers = {f"peak{i}": _convolution(*shape) for i, shape in enumerate(SHAPES)}
+    build = BUILDERS[device.precision]
+    graphs = [Graph(key, build([layer], batch=device.batch).SerializeToString()) for key, layer in layers.items()]
+    measured = measure(graphs, device, protocol=protocol, open_graph=open_graph, clock=clock, cpu_clock=cpu_clock)
+    return max(device.batch * layers[key].macs / (found.median_us * 1e3) for key, found in measured.items())
+
+
+def add_peak(
+    table: LatencyTable,
+    path: str | os.PathLike[str],
+    lock_timeout_s: float = 60.0,
+    open_graph: Opener = open_session,
+) -> LatencyTable:
+    """The table with the peak of its device, measured on the machine at hand unless it is known; `path` is its file."""
+    if table.peak_gmacs_per_s is not None:
+        return table
+    with exclusive(lock_timeout_s):
+        found = replace(table, peak_gmacs_per_s=peak_gmacs_per_s(table.device, protocol=BRIEF, open_graph=open_graph))
+    found.save(path)
+    return found
+
+
+def _convolution(channels: int, size: int, kernel: int) -> Layer:
+    shape = (channels, size, size)
+    return Layer("conv", "conv", (NETWORK_INPUT,), shape, shape, kernel=kernel, bias=True)

@@ -1,0 +1,191 @@
+"""The laboratory by itself: profiling a device over a space, and measuring any ONNX file. Needs no torch and no run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latency_tables.device import Device, fingerprint
+from latency_tables.end_to_end import Preprocessing, measure_end_to_end
+from latency_tables.energy import find_meter, measure_energy
+from latency_tables.footprint import measure_footprints
+from latency_tables.graph import profiling_model
+from latency_tables.judge import judge, judge_carried
+from latency_tables.lock import exclusive
+from latency_tables.measure import Protocol
+from latency_tables.measurement import Measurement
+from latency_tables.offers import check_device
+from latency_tables.onnx_file import measure_file, read_graph
+from latency_tables.peak import add_peak
+from latency_tables.plan import plan
+from latency_tables.profile import CHUNK, FEWEST, profile
+from latency_tables.profile import Progress as Round
+from latency_tables.select import select
+from latency_tables.sessions import Graph, open_session
+from latency_tables.table import LatencyTable, load
+from latency_tables.transfer import KnownPredictors
+from nas.device_report import device_report
+from nas.errors import JobError
+from nas.progress import Display, Progress
+from search_spaces import Arch, Space
+
+LOCK_TIMEOUT_S = 600.0
+# Architectures that the ones to carry over with are chosen from.
+CANDIDATES = 1000
+# Networks of which a quarter is held out and the rest are enough to fit to.
+MIN_ALONE, MIN_CARRIED = 12, 5
+# Networks measured before the first look at the error of a carried-over predictor, and between two looks.
+CARRIED_LOOKS = (12, 4)
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much to measure: networks at most, seconds at most, the predictor's error to stop at (None: do not ask), and
+    the precision of each median."""
+
+    networks: int = 100
+    budget_s: float = 600.0
+    target_error: float | None = None
+    precision: float = 0.02
+
+
+def profile_space(
+    space: Space, device: Device, folder: Path, effort: Effort, known: Sequence[Path], display: Display
+) -> dict[str, Json]:
+    """Measure networks of the space on this machine into a table in `folder`, fit a predictor, and report.
+
+    A table that is there is gone on with. `known` are tables of other devices over the same space: their networks are
+    measured first that tell most about this device, and its predictor is carried over from theirs.
+    """
+    fewest = MIN_ALONE if not known else MIN_CARRIED
+    if effort.networks < fewest:
+        raise JobError(
+            f"a predictor needs {fewest} networks or more{'' if known else ' (5 with --from)'}, not {effort.networks}"
+        )
+    check_device(device)
+    name = f"{device.full_name(fingerprint())}.{space.id}"
+    path = folder / f"{name}.table.json"
+    predictors = None if not known else known_predictors(space, known)
+    archs = plan(space, effort.networks, seed=0) if predictors is None else _telling(predictors, effort.networks)
+    first_look, look_every = (FEWEST, CHUNK) if predictors is None else CARRIED_LOOKS
+    folder.mkdir(parents=True, exist_ok=True)
+    with display.stage(f"profile {device.name}") as progress:
+        table = profile(
+            space,
+            device,
+            path=path,
+            build=lambda arch: profiling_model(space, arch, device.batch, device.precision),
+            archs=archs,
+            protocol=Protocol(target_precision=effort.precision, budget_s=effort.budget_s),
+            progress=lambda at: _show(progress, at),
+            lock_timeout_s=LOCK_TIMEOUT_S,
+            budget_s=effort.budget_s,
+            target_error=effort.target_error,
+            error_of=None if effort.target_error is None else lambda so_far: _error(so_far, predictors),
+            first_look=first_look,
+            look_every=look_every,
+            weigh=measure_footprints,
+            meter=find_meter(),
+        )
+        table = add_peak(table, path, LOCK_TIMEOUT_S)
+    judgement = judge(table) if predictors is None else judge_carried(table, predictors)
+    fitted = folder / f"{name}.predictor.json"
+    judgement.predictor.save(fitted)
+    return {**device_report(table, judgement), "table": str(path), "predictor_file": str(fitted)}
+
+
+def measure_onnx(
+    path: Path,
+    device: Device,
+    shapes: Mapping[str, Sequence[int]],
+    images: Sequence[Path],
+    effort: Effort,
+    display: Display,
+) -> dict[str, Json]:
+    """Measure one ONNX file on this machine; with `images`, from their bytes to the answer as well."""
+    check_device(device)
+    full = {name: shape for name, shape in shapes.items() if len(shape) > 1}
+    dims = {name: shape[0] for name, shape in shapes.items() if len(shape) == 1}
+    protocol = Protocol(target_precision=effort.precision, budget_s=effort.budget_s)
+    graph = read_graph(path, shapes=full, dims=dims)
+    with display.stage(f"measure {path.name}") as progress:
+        progress(0, 3, "waiting for the machine")
+        with exclusive(LOCK_TIMEOUT_S, on_wait=lambda message: progress(0, 3, message)):
+            progress(0, 3, "inference")
+            found = measure_file(path, device, shapes=full, dims=dims, protocol=protocol)
+            meter = find_meter()
+            if meter is not None:
+                found = replace(found, energy=measure_energy(open_session(graph, device), meter))
+            progress(1, 3, "memory and load time")
+            found = replace(found, footprint=measure_footprints([graph], device)[graph.key])
+            whole = None
+            if images:
+                progress(2, 3, "end to end")
+                whole = _end_to_end(path, graph, device, images, protocol)
+            progress(3, 3, "done")
+    return {
+        "format": "nas.measurement/1",
+        "file": str(path),
+        "device": device.to_json(),
+        "full_name": device.full_name(fingerprint()),
+        "fingerprint": fingerprint().to_json(),
+        "measurement": found.summary(),
+        "end_to_end": None if whole is None else whole.summary(),
+    }
+
+
+def known_predictors(space: Space, tables: Sequence[Path]) -> KnownPredictors:
+    """Predictors of known devices, one a table."""
+    if len(tables) < 2:
+        raise JobError("--from carries over from the tables of two or more other devices; give it once for each")
+    return KnownPredictors.of(space, [judge(load(path, space=space)).predictor for path in tables])
+
+
+def _telling(known: KnownPredictors, n: int) -> tuple[Arch, ...]:
+    """The networks that tell most about a new device, best first, and then those that cover the space."""
+    space = known.space
+    pool = space.sample(np.random.default_rng(0), CANDIDATES)
+    return tuple(space.decode(known.choose(pool, min(n, len(np.unique(pool, axis=0))))))
+
+
+def _error(table: LatencyTable, known: KnownPredictors | None) -> float:
+    """The mean relative error on networks left out of the fit."""
+    if known is not None:
+        return judge_carried(table, known).quality.mape
+    found = select(table.space, table.codes(), table.latency_ms())
+    return found.errors[found.kind]
+
+
+def _show(progress: Progress, at: Round) -> None:
+    error = "" if at.error is None else f", error {100 * at.error:.1f}%"
+    progress(at.converged, at.networks, at.message or f"networks settled, round {at.round}{error}")
+
+
+def _end_to_end(path: Path, graph: Graph, device: Device, images: Sequence[Path], protocol: Protocol) -> Measurement:
+    """From the bytes of the images to the answer, prepared as the model's metadata say."""
+    try:
+        encoded = [image.read_bytes() for image in images]
+    except OSError as error:
+        raise JobError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return measure_end_to_end([graph], device, encoded, _preprocessing(path), protocol)[graph.key]
+
+
+def _preprocessing(path: Path) -> Preprocessing:
+    """Mean and standard deviation from an exported model's metadata; of any other model, 0.5 and 0.5 of three channels."""
+    import onnx  # not needed to measure
+
+    given = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    try:
+        found = json.loads(given["nas.preprocessing"])
+        return Preprocessing(tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
+    except KeyError:
+        return Preprocessing((0.5,) * 3, (0.5,) * 3)
+    except (ValueError, TypeError) as error:
+        raise JobError(f"{path}: metadata nas.preprocessing: {error}") from error

@@ -1,0 +1,22 @@
+"""The peak of a device is that of the fastest of its convolutions, the batch included."""
+
+import pytest
+
+from latency_tables.device import Device
+from latency_tables.peak import SHAPES, peak_gmacs_per_s
+from tests.latency_tables.fakes import FakeMachine
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_peak_is_the_best_rate_of_multiply_accumulates(batch):
+    macs = [channels * channels * kernel * kernel * size * size * batch for channels, size, kernel in SHAPES]
+    rates = [50.0, 80.0]
+    machine = FakeMachine({f"peak{i}": n / (rate * 1e3) for i, (n, rate) in enumerate(zip(macs, rates, strict=True))})
+    assert peak_gmacs_per_s(Device("fake", batch=batch), **machine.hooks) == pytest.approx(80.0, rel=0.01)
+
+
+def test_a_real_session_runs_at_some_rate():
+    from latency_tables.measure import Protocol
+
+    brief = Protocol(min_rounds=1, max_rounds=1, budget_s=0.05, warm_up_s=0.05)
+    assert 0.01 < peak_gmacs_per_s(Device("cpu_t1"), protocol=brief) < 1e5

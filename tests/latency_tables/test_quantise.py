@@ -1,0 +1,134 @@
+"""Graphs of other precisions: what they compute, and what the runtime makes of them."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from latency_tables import Device, Graph, LatencyError
+from latency_tables.graph import BUILDERS, build_model, profiling_model
+from latency_tables.offers import CPU, check_device
+from latency_tables.quantise import quantised_model
+from latency_tables.ranges import observed_ranges
+from latency_tables.sessions import load_graph, session_options
+from search_spaces import Layer, define_space, network
+from tests.latency_tables.fakes import tiny_space
+
+MOBILE = define_space("mobilenet_v3", stem="small", resolutions=[32], width=0.5, depths=[1, 2], num_classes=10)
+SPACES = {"tiny": tiny_space(resolutions=[16]), "mobilenet_v3": MOBILE}
+DEVICE = Device("here", batch=4)
+
+
+def drawn(space, seed=0):
+    """Layers of a random architecture, and images for it."""
+    rng = np.random.default_rng(seed)
+    layers = network(space, space.decode(space.sample(rng, 1))[0])
+    return layers, rng.standard_normal((4, *layers[0].in_shape)).astype(np.float32)
+
+
+def infer(model, x_BCHW):
+    loaded = load_graph(Graph("a", model.SerializeToString()), DEVICE)
+    return loaded.infer({"input": x_BCHW.astype(loaded.feeds["input"].dtype)})[0].astype(np.float64)
+
+
+def operators(model: bytes, tmp_path) -> Counter:
+    """What the runtime runs in the end."""
+    import onnxruntime
+
+    options = session_options(DEVICE)
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(model, options, providers=[CPU])
+    return Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_integers_compute_about_what_floats_compute(name, seed):
+    layers, x_BCHW = drawn(SPACES[name], seed)
+    wanted = infer(build_model(layers, batch=4), x_BCHW)
+    found = infer(quantised_model(layers, batch=4, ranges=observed_ranges(layers, None, [x_BCHW])), x_BCHW)
+    assert np.abs(found - wanted).mean() < 0.2 * wanted.std()
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_half_precision_computes_what_floats_compute(name):
+    layers, x_BCHW = drawn(SPACES[name])
+    wanted = infer(build_model(layers, batch=4), x_BCHW)
+    assert np.abs(infer(BUILDERS["fp16"](layers, batch=4), x_BCHW) - wanted).mean() < 0.02 * wanted.std()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_runtime_turns_every_convolution_into_one_of_integers(name, tmp_path):
+    layers, _ = drawn(SPACES[name])
+    found = operators(quantised_model(layers, batch=1).SerializeToString(), tmp_path)
+    wanted = Counter(layer.op for layer in layers)
+    assert found["QLinearConv"] == wanted["conv"]
+    assert found["QGemm"] == wanted["linear"]
+    assert found["QLinearAdd"] == wanted["add"]
+    assert found["QLinearMul"] == wanted["mul"]
+    assert found["QLinearGlobalAveragePool"] == wanted["global_pool"]
+    assert found["Conv"] == found["Gemm"] == found["Relu"] == 0
+
+
+@pytest.mark.parametrize("precision", BUILDERS)
+@pytest.mark.parametrize("name", SPACES)
+def test_graphs_of_every_precision_are_valid_onnx(name, precision):
+    space = SPACES[name]
+    model = onnx.load_from_string(profiling_model(space, space.largest(), 2, precision))
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_weights_of_integers_take_a_quarter_and_of_halves_half():
+    space = define_space("mobilenet_v3")
+    sizes = {name: len(profiling_model(space, space.smallest(), 1, name)) for name in BUILDERS}
+    assert sizes["fp16"] < 0.55 * sizes["fp32"]
+    assert sizes["int8"] < 0.35 * sizes["fp32"]
+
+
+def test_a_precision_that_is_not_known_is_refused():
+    with pytest.raises(LatencyError, match="precision must be one of fp32, fp16, int8, not 'int4'"):
+        profiling_model(SPACES["tiny"], SPACES["tiny"].smallest(), 1, "int4")
+
+
+def one_layer(op: str = "conv") -> list[Layer]:
+    return [Layer("only", op, ("input",), (2, 4, 4), (2, 4, 4), bias=op == "conv")]
+
+
+@pytest.mark.parametrize("bounds", [(1.0, -1.0), (0.0, float("nan")), (float("-inf"), 0.0)])
+def test_a_range_that_is_none_is_refused(bounds):
+    with pytest.raises(LatencyError, match="the range of layer 'only'"):
+        quantised_model(one_layer(), batch=1, ranges={"input": (0.0, 1.0), "only": bounds})
+    with pytest.raises(LatencyError, match="no range is given for the activations of layer 'only'"):
+        quantised_model(one_layer(), batch=1, ranges={"input": (0.0, 1.0)})
+
+
+def test_activations_and_weights_that_are_all_zero_stay_zero():
+    weights = {"only": (np.zeros((2, 2, 1, 1), np.float32), np.zeros(2, np.float32))}
+    ranges = {"input": (0.0, 0.0), "only": (0.0, 0.0)}
+    model = quantised_model(one_layer(), weights, batch=4, ranges=ranges)
+    assert not infer(model, np.ones((4, 2, 4, 4), np.float32)).any()
+
+
+def test_ranges_grow_with_the_batches_and_name_every_layer():
+    layers, x_BCHW = drawn(SPACES["tiny"])
+    one = observed_ranges(layers, None, [x_BCHW])
+    both = observed_ranges(layers, None, [x_BCHW, 3 * x_BCHW])
+    assert set(one) == {"input", *(layer.name for layer in layers)}
+    assert all(both[name][0] <= low and high <= both[name][1] for name, (low, high) in one.items())
+    assert both["input"][1] > 2 * one["input"][1]
+
+
+def test_half_precision_that_would_be_computed_in_single_is_refused(monkeypatch):
+    """Where the CPU has no kernels for it; one that has them is measured."""
+    try:
+        check_device(Device("here", precision="fp16"))
+    except LatencyError as error:
+        assert "use fp32 or int8" in str(error)  # noqa: PT017
+    monkeypatch.setattr(
+        "latency_tables.offers._optimised", lambda graph, device: b"... InsertedPrecisionFreeCast_x ..."
+    )
+    with pytest.raises(LatencyError, match="device here: CPUExecutionProvider has no fp16 on this machine"):
+        check_device(Device("here", precision="fp16"))
+    check_device(Device("here", precision="fp32"))
