@@ -29,6 +29,8 @@ CHUNK = 12
 """Networks between two looks at the error, where a target for it is given."""
 FEWEST = 24
 """Networks before the first look: predictors of fewer are judged on a handful."""
+LOOK_S = 5.0
+"""Seconds between two looks from one round to the next."""
 
 Weigher = Callable[[Sequence[Graph], Device], Mapping[str, Footprint]]
 
@@ -76,11 +78,12 @@ def profile(
     and those that had not converged keep their rounds. `TableError` if it is of another space, device, machine or
     protocol.
 
-    `budget_s` is of all of it but waiting for the machine. With `target_error`, networks are measured a few at a time
-    until `error_of` the table is no larger. `weigh` finds footprints (`measure_footprints`), `meter` the energy.
+    `budget_s` is of all of it but waiting for the machine. `error_of` the table is told on the way; with `target_error`,
+    networks are measured a few at a time until it is no larger. `weigh` finds footprints (`measure_footprints`),
+    `meter` the energy.
     """
-    if (target_error is None) != (error_of is None):
-        raise LatencyError("profile: target_error and error_of come together: one says when to stop, one where we are")
+    if target_error is not None and error_of is None:
+        raise LatencyError("profile: target_error says when to stop and needs error_of, which says where we are")
     table = _table_at(path, space, device)
     archs = plan(space, n_networks, seed) if archs is None else tuple(dict.fromkeys(archs))
     work = _Work(archs, device, protocol or Protocol(), build, open_graph, progress or (lambda at: None), table)
@@ -91,15 +94,14 @@ def profile(
         check_device(device)
     with exclusive(lock_timeout_s, on_wait=work.say):
         work.path, work.end_s = Path(path), time.monotonic() + budget_s
-        size = look_every if error_of is not None else max(1, len(todo))
+        work.error_of, work.first_look = error_of, first_look
+        size = look_every if target_error is not None else max(1, len(todo))
         for start in range(0, len(todo), size):
             if work.left_s <= 0:
                 break
             work.measure(todo[start : start + size])
-            if error_of is not None and len(work.table.entries) >= first_look:
-                work.error = error_of(work.table)
-                if target_error is not None and work.error <= target_error:
-                    break
+            if target_error is not None and work.look(work.table, 0.0) <= target_error:
+                break
         if weigh is not None or meter is not None:
             work.add_costs(weigh, meter)
     return work.table
@@ -128,6 +130,9 @@ class _Work:
         self.canary_us = table.canary_us
         self.converged = {key for key, found in table.measurements.items() if found.converged and key in self.archs}
         self.error: float | None = None
+        self.error_of: Callable[[LatencyTable], float] | None = None
+        self.first_look = FEWEST
+        self.looked_s = time.monotonic()
         self.path = Path()
         self.end_s = math.inf
         self.journal: Journal | None = None
@@ -144,6 +149,7 @@ class _Work:
         """Measure these side by side; the table and its file have them then."""
         known = self.table.measurements
         written = {arch.id: len(known[arch.id].rounds) if arch.id in known else 0 for arch in archs}
+        latest: dict[str, Measurement] = {}
 
         def keep(number: int, most: int, found: Mapping[str, Measurement]) -> None:
             # Not before something is measured: a device that does not start leaves no file.
@@ -151,6 +157,8 @@ class _Work:
             journal.append([journal_entry(self.archs[key], one, written[key]) for key, one in found.items()])
             written.update({key: len(one.rounds) for key, one in found.items()})
             self.converged.update(key for key, one in found.items() if one.converged)
+            latest.update(found)
+            self.look(self.table.with_measured(self.archs.values(), latest), LOOK_S)
             self.report(number, most, next(iter(found.values())).reference_us)
 
         self.save(
@@ -163,6 +171,13 @@ class _Work:
                 open_graph=self.open_graph,
             )
         )
+
+    def look(self, table: LatencyTable, every_s: float) -> float:
+        """The error of a predictor of the table, found anew if the last look is so long ago; infinite before the first."""
+        due = time.monotonic() - self.looked_s >= every_s
+        if due and self.error_of is not None and len(table.entries) >= self.first_look:
+            self.error, self.looked_s = self.error_of(table), time.monotonic()
+        return math.inf if self.error is None else self.error
 
     def report(self, number: int, most: int, reference_us: float) -> None:
         shift = 0.0 if self.canary_us is None else reference_us / self.canary_us - 1

@@ -88,7 +88,7 @@ def profile_space(
             lock_timeout_s=LOCK_TIMEOUT_S,
             budget_s=effort.budget_s,
             target_error=effort.target_error,
-            error_of=None if effort.target_error is None else lambda so_far: _error(so_far, predictors),
+            error_of=lambda so_far: _error(so_far, predictors),
             first_look=first_look,
             look_every=look_every,
             weigh=measure_footprints,

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -116,13 +117,23 @@ def test_a_profile_stops_when_the_error_is_small_enough(tmp_path):
     assert seen[-1].error == pytest.approx(1 / 24)
 
 
+def test_a_profile_without_a_target_tells_the_error_so_far_between_rounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["latency_tables.profile"], "LOOK_S", 0.0)
+    seen = []
+    table = fake_profile(
+        tmp_path / "t.json", n=30, error_of=lambda table: len(table.entries) / 100, progress=seen.append
+    )
+    assert len(table.entries) == 30
+    assert {at.error for at in seen} == {0.3}
+
+
 def test_a_profile_whose_error_stays_large_measures_the_whole_plan(tmp_path):
     table = fake_profile(tmp_path / "t.json", n=30, target_error=0.0, error_of=lambda table: 1.0)
     assert len(table.entries) == 30
 
 
 def test_a_target_without_a_way_to_find_the_error_is_refused(tmp_path):
-    with pytest.raises(LatencyError, match="come together"):
+    with pytest.raises(LatencyError, match="needs error_of"):
         fake_profile(tmp_path / "t.json", target_error=0.1)
 
 

@@ -14,7 +14,7 @@ from latency_tables import AdditivePredictor, LatencyError, mape, spearman
 from latency_tables.carry import carry, choose
 from latency_tables.kernels import Posterior, Rows, design, kernels
 from latency_tables.known import KnownDevices
-from latency_tables.predictor import PREDICTORS, predictor_from_json
+from latency_tables.predictor import predictor_from_json
 from latency_tables.transfer import KnownPredictors, TransferPredictor
 from search_spaces import define_space, slot_configs, slot_index, slots
 from tests.contracts.predictor_contract import check_file, check_predictor
@@ -274,8 +274,7 @@ def read(document):
     return TransferPredictor.from_json(document, predictor_from_json)
 
 
-def test_the_transfer_predictor_keeps_the_contract(tmp_path, monkeypatch):
-    monkeypatch.setitem(PREDICTORS, "transfer", read)
+def test_the_transfer_predictor_keeps_the_contract(tmp_path):
     check_predictor(carried_over(), SPACE)
     check_file(carried_over(), SPACE, tmp_path)
 
