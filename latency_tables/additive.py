@@ -74,8 +74,7 @@ class AdditivePredictor:
 
         Intervals come from leave-one-out errors.
         """
-        codes, y = checked(space, codes, latency_ms)
-        return _fit(space, codes, y)
+        return fit_layers(space, codes, latency_ms)[0]
 
     def predict(self, codes: Codes) -> F64:
         total = np.full(len(codes), self.constant_ms)
@@ -139,7 +138,9 @@ class _Prior:
     """Column i: the residuals of all networks under the prior that is fitted without network i."""
 
 
-def _fit(space: Space, codes: Codes, y: F64) -> AdditivePredictor:
+def fit_layers(space: Space, codes: Codes, latency_ms: F64) -> tuple[AdditivePredictor, F64]:
+    """What `AdditivePredictor.fit` gives, and the milliseconds of each of the different layers of `space_layers`, `(L,)`."""
+    codes, y = checked(space, codes, latency_ms)
     layers = space_layers(space)
     counts_nL = layers.counts(space, codes)
     prior = _fit_prior(np.column_stack([counts_nL @ layers.features_Lk, np.ones(len(y))]) / y[:, None])
@@ -156,14 +157,16 @@ def _fit(space: Space, codes: Codes, y: F64) -> AdditivePredictor:
     }
     spreads, left_out = _choose(covariances, prior)
     pull_n = np.linalg.solve(_covariance(covariances, spreads), prior.residual_n)
-    moved = [*layers.slot_sums(cost_L * (1 + _strayed(space, shares_nL.T @ pull_n, spreads))), constant]
+    moved_L = cost_L * (1 + _strayed(space, shares_nL.T @ pull_n, spreads))
+    moved = [*layers.slot_sums(moved_L), constant]
     strays = [
         table * spreads.config**2 * np.bincount(index, share * pull_n, len(table))
         for table, index, share in zip(tables, indices, shares, strict=True)
     ]
     costs = [np.maximum(table + stray, 0.0) for table, stray in zip(moved, strays, strict=True)]
     conformal = Conformal.of(y * np.maximum(1 - left_out, 1e-3), y)
-    return AdditivePredictor(space, float(costs[-1][0]), tuple(costs[:-1]), conformal)
+    predictor = AdditivePredictor(space, float(costs[-1][0]), tuple(costs[:-1]), conformal)
+    return predictor, np.maximum(moved_L, 0.0)
 
 
 def _fit_prior(z_nk: F64) -> _Prior:

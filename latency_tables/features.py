@@ -93,6 +93,11 @@ class Layers:
         padded = np.concatenate([values_L, np.zeros_like(values_L[:1])])
         return tuple(padded[members].sum(axis=1) for members in self.members)
 
+    def of(self, space: Space, row: Codes) -> tuple[Indices, ...]:
+        """For each slot the indices of the layers that one architecture, `(choices,)`, has there, in order."""
+        taken = [m[slot_index(space, slot, row[None])[0]] for slot, m in zip(slots(space), self.members, strict=True)]
+        return tuple(members[members < len(self.distinct)] for members in taken)
+
     def counts(self, space: Space, codes: Codes) -> F64:
         """How often each network has each layer, `(n, L)`."""
         size = len(self.distinct) + 1

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from nas.device_cli import Asked, devices, measure_onnx, profile_space
 if TYPE_CHECKING:
     from nas.folder import RunFolder
     from nas.job import Job
+    from nas.pipeline import Run
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -114,7 +116,11 @@ def profile(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the family, as resolutions=[32,64]."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the family, as resolutions=[32,64]; for a run, as profile.networks=80.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -167,7 +173,6 @@ def profile(
         fail("give one of: the folder of a run, --space, or --onnx")
     alone = {"--device": device, "--budget": budget, "--precision": precision}
     of_space = {
-        "--set": overrides,
         "--out": out,
         "--networks": networks,
         "--target-error": target_error,
@@ -177,9 +182,12 @@ def profile(
     with reported():
         if folder is not None:
             _refuse("a run", {**alone, **of_space, **of_file})
-            _stage(_resumed(folder, 1), "profile", again, as_json)
+            _stage(_resumed(folder, 1), "profile", again, as_json, overrides=overrides)
             return
-        _refuse("--space" if space else "--onnx", {"--again": again or None, **(of_file if space else of_space)})
+        _refuse(
+            "--space" if space else "--onnx",
+            {"--again": again or None, **(of_file if space else {**of_space, "--set": overrides})},
+        )
         asked = Asked(device or "cpu_t1", networks or 100, budget or "10m", target_error, precision or "2%")
         if space is not None:
             profile_space(space, overrides or [], out or Path("profiles"), known or [], asked, as_json)
@@ -188,18 +196,20 @@ def profile(
 
 
 @app.command(epilog="Example: nas search runs/digits --jobs 2")
-def search(folder: RunArgument, jobs: Jobs = CORES, again: Again = False, as_json: AsJson = False) -> None:
+def search(
+    folder: RunArgument, jobs: Jobs = CORES, again: Again = False, overrides: Set = None, as_json: AsJson = False
+) -> None:
     """Look for the architectures that are Pareto-optimal on each device."""
     with reported():
-        _stage(_resumed(folder, jobs), "search", again, as_json)
+        _stage(_resumed(folder, jobs), "search", again, as_json, overrides=overrides)
 
 
 @app.command(epilog="Example: nas export runs/digits")
-def export(folder: RunArgument, again: Again = False, as_json: AsJson = False) -> None:
+def export(folder: RunArgument, again: Again = False, overrides: Set = None, as_json: AsJson = False) -> None:
     """Export the picks of each front to ONNX, check and re-measure them, and write the summary and the report."""
     with reported():
         context = _resumed(folder, 1)
-        _stage(context, "export", again, as_json)
+        _stage(context, "export", again, as_json, overrides=overrides)
         if not as_json:
             _print_tables(context.folder.read_json(context.folder.summary.name), context.folder)
 
@@ -209,7 +219,7 @@ def main() -> None:
     app()
 
 
-def _started(path: Path | None, demo: bool, out: Path | None, jobs: int, overrides: list[str], skip_bad: bool) -> Any:
+def _started(path: Path | None, demo: bool, out: Path | None, jobs: int, overrides: list[str], skip_bad: bool) -> Run:
     """A new run of a job file or of the demo, which replaces the demo before it."""
     from nas import pipeline
     from nas.folder import RunFolder
@@ -237,7 +247,7 @@ def _refuse(what: str, options: dict[str, Any]) -> None:
         fail(f"{given} does not go with {what}; see nas profile --help")
 
 
-def _resumed(root: Path, jobs: int) -> Any:
+def _resumed(root: Path, jobs: int) -> Run:
     from nas import pipeline
     from nas.folder import RunFolder
     from nas.progress import display
@@ -248,9 +258,10 @@ def _resumed(root: Path, jobs: int) -> Any:
 
 @contextmanager
 def _at_work(folder: RunFolder, new: bool) -> Iterator[None]:
-    """Say how to go on after Ctrl-C, and remove the folder of a new run that failed before it had anything to keep."""
+    """Hold the folder; say how to go on after Ctrl-C, and remove it if a new run failed before it had anything to keep."""
     try:
-        yield
+        with folder.held():
+            yield
     except KeyboardInterrupt:
         fail(f"interrupted; go on with `nas run --resume {folder.root}`", 130)
     except Exception:
@@ -259,15 +270,26 @@ def _at_work(folder: RunFolder, new: bool) -> Iterator[None]:
         raise
 
 
-def _stage(context: Any, name: str, again: bool, as_json: bool, new: bool = False) -> None:
+def _stage(
+    context: Run, name: str, again: bool, as_json: bool, *, new: bool = False, overrides: list[str] | None = None
+) -> None:
     from nas import pipeline
+    from nas.export import check_versions
+    from nas.job import changed_job
 
-    if again:
-        context.folder.reopen(name)
-    with _at_work(context.folder, new):
+    folder = context.folder
+    if overrides and not again and name in folder.stages():
+        fail(f"{folder.root}: the {name} stage is finished; add --again to run it anew under another job")
+    with _at_work(folder, new):
+        if overrides:
+            context = replace(context, job=changed_job(context.job, name, overrides))
+            check_versions(context.job.export)
+            folder.change(context.job)
+        if again:
+            folder.reopen(name)
         pipeline.run_stage(context, name)
     if as_json:
-        print(json.dumps(context.folder.result(name)))
+        print(json.dumps(folder.result(name)))
 
 
 def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:

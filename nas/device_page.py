@@ -141,8 +141,33 @@ def _time(report: Report) -> str:
             f"The {entry['network']} network measured, {code(entry['arch_id'])}: {significant(entry['latency_ms'])} ms"
         )
         columns = ("Slot", "#ms", "Time", "#Share", "#MACs", "#GMAC/s", "#Of the peak")
-        parts += [f"<h3>{heading}</h3>", table(f"Time of the {entry['network']} network", columns, rows)]
+        parts += [
+            f"<h3>{heading}</h3>",
+            table(f"Time of the {entry['network']} network", columns, rows),
+            _layers(entry),
+        ]
     return "".join(parts)
+
+
+def _layers(entry: Mapping[str, Any]) -> str:
+    """The layers of a network, those that take most first."""
+    layers = sorted(
+        (layer for part in entry["parts"] for layer in part["layers"]), key=lambda layer: -layer["latency_ms"]
+    )
+    rows = [
+        (
+            escaped(layer["layer"]),
+            escaped(layer["op"]),
+            significant(layer["latency_ms"]),
+            percent(layer["share"]),
+            amount(layer["macs"]),
+            significant(layer["gmacs_per_s"]),
+            percent(layer["efficiency"], 0),
+        )
+        for layer in layers
+    ]
+    columns = ("Layer", "Kind", "#ms", "#Share", "#MACs", "#GMAC/s", "#Of the peak")
+    return folded_table(f"Layers of the {entry['network']} network", columns, rows)
 
 
 def _device(report: Report) -> str:

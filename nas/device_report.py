@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from latency_tables.additive import AdditivePredictor
+from latency_tables.additive import AdditivePredictor, fit_layers
+from latency_tables.features import layer_class, space_layers
 from latency_tables.judge import COVERAGE, Judgement
 from latency_tables.samples import MIN_NETWORKS
 from latency_tables.table import LatencyTable
@@ -18,6 +20,7 @@ DEVICE_REPORT_FORMAT = "nas.device_report/1"
 # Slots named as predicted worst, and choices that errors go with.
 WORST = 5
 
+F64 = NDArray[np.float64]
 Json = Any
 
 
@@ -63,39 +66,51 @@ def _time(table: LatencyTable) -> list[dict[str, Json]]:
     if len(table.entries) < MIN_NETWORKS:
         return []
     order = np.argsort(table.latency_ms(), kind="stable")
-    additive = AdditivePredictor.fit(table.space, table.codes(), table.latency_ms())
+    additive, layers_ms = fit_layers(table.space, table.codes(), table.latency_ms())
     picks = {"fastest": order[0], "middle": order[len(order) // 2], "slowest": order[-1]}
     return [
-        {"network": name, **network_time(additive, table.entries[i].arch, table.device.batch, table.peak_gmacs_per_s)}
+        {
+            "network": name,
+            **network_time(additive, layers_ms, table.entries[i].arch, table.device.batch, table.peak_gmacs_per_s),
+        }
         for name, i in picks.items()
     ]
 
 
 def network_time(
-    additive: AdditivePredictor, arch: Arch, batch: int, peak_gmacs_per_s: float | None
+    additive: AdditivePredictor, layers_ms: F64, arch: Arch, batch: int, peak_gmacs_per_s: float | None
 ) -> dict[str, Json]:
-    """One network's latency, slot by slot, as operations over peak times efficiency (1 is the device at its peak).
+    """One network's latency, slot by slot and layer by layer, as operations over peak times efficiency (1 is the device at
+    its peak). A slot's layers share its time in proportion to `layers_ms`, what each of the space's layers costs.
 
     What no slot explains, such as entering and leaving the runtime, is `constant_ms`.
     """
     space = additive.space
-    costs_ms = additive.slot_costs_ms(space.encode([arch]))[0]
-    layers = network(space, arch)
+    codes = space.encode([arch])
+    costs_ms, indices = additive.slot_costs_ms(codes)[0], space_layers(space).of(space, codes[0])
     total = float(costs_ms.sum()) + additive.constant_ms
+
+    def timed(macs: int, cost_ms: float) -> dict[str, Json]:
+        rate = macs / (cost_ms * 1e6) if cost_ms > 0 and macs else None
+        efficiency = rate / peak_gmacs_per_s if rate is not None and peak_gmacs_per_s else None
+        share = {"latency_ms": cost_ms, "share": cost_ms / total}
+        return {**share, "macs": macs, "gmacs_per_s": rate, "efficiency": efficiency}
+
     parts = []
-    for slot, cost_ms in zip(slots(space), map(float, costs_ms), strict=True):
-        macs = batch * sum(layer.macs for layer in layers if layer.name.startswith(f"{slot.name}."))
-        if not any(layer.name.startswith(f"{slot.name}.") for layer in layers):
+    for slot, cost_ms, index in zip(slots(space), map(float, costs_ms), indices, strict=True):
+        layers = [layer for layer in network(space, arch) if layer.name.startswith(f"{slot.name}.")]
+        if not layers:
             continue
-        rate = macs / (cost_ms * 1e6) if cost_ms > 0 else None
+        whole = float(layers_ms[index].sum())
+        shares = layers_ms[index] / whole if whole > 0 else np.full(len(layers), 1 / len(layers))
         parts.append(
             {
                 "slot": slot.name,
-                "latency_ms": cost_ms,
-                "share": cost_ms / total,
-                "macs": macs,
-                "gmacs_per_s": rate,
-                "efficiency": rate / peak_gmacs_per_s if rate is not None and peak_gmacs_per_s else None,
+                **timed(batch * sum(layer.macs for layer in layers), cost_ms),
+                "layers": [
+                    {"layer": layer.name, "op": layer_class(layer), **timed(batch * layer.macs, cost_ms * float(share))}
+                    for layer, share in zip(layers, shares, strict=True)
+                ],
             }
         )
     return {"arch_id": arch.id, "latency_ms": total, "constant_ms": additive.constant_ms, "parts": parts}
@@ -127,14 +142,16 @@ def device_text(report: dict[str, Json]) -> str:
             f"  {entry['network']} {entry['arch_id']}: {significant(entry['latency_ms'])} ms"
             + (f", against a peak of {significant(peak)} GMAC/s" if peak else "")
         )
-        slowest = sorted(entry["parts"], key=lambda part: -part["latency_ms"])[:WORST]
-        lines += [_part_line(part) for part in slowest]
+        layers = [layer for part in entry["parts"] for layer in part["layers"]]
+        lines += [_layer_line(layer) for layer in sorted(layers, key=lambda layer: -layer["latency_ms"])[:WORST]]
     return "\n".join(lines)
 
 
-def _part_line(part: dict[str, Json]) -> str:
-    of_peak = "" if part["efficiency"] is None else f", {percent(part['efficiency'], 0)} of the peak"
-    return (
-        f"    {part['slot']:<12} {percent(part['share'], 0):>4} of the time, {amount(part['macs'])} MACs at "
-        f"{significant(part['gmacs_per_s'])} GMAC/s{of_peak}"
+def _layer_line(layer: dict[str, Json]) -> str:
+    of_peak = "" if layer["efficiency"] is None else f", {percent(layer['efficiency'], 0)} of the peak"
+    rate = (
+        f", {amount(layer['macs'])} MACs at {significant(layer['gmacs_per_s'])} GMAC/s{of_peak}"
+        if layer["macs"]
+        else ""
     )
+    return f"    {layer['layer']:<20} {percent(layer['share'], 0):>4} of the time, {layer['op']}{rate}"

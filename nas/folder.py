@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,7 @@ class RunFolder:
         except OSError as error:
             raise JobError(f"{root}: the folder cannot be made: {error.strerror}") from error
         try:
-            folder.write_json("job.json", {"format": FORMAT, "job": job_to_json(job)})
+            folder.change(job)
         except OSError:
             folder.discard_if_barren()
             raise
@@ -68,6 +71,10 @@ class RunFolder:
             return job_from_json(document.get("job"))
         except JobError as error:
             raise JobError(f"{self.root / 'job.json'}: {error}") from error
+
+    def change(self, job: Job) -> None:
+        """Go on under another job."""
+        self.write_json("job.json", {"format": FORMAT, "job": job_to_json(job)})
 
     @property
     def space(self) -> Space:
@@ -125,6 +132,19 @@ class RunFolder:
             shutil.rmtree(self.root, ignore_errors=True)
             if self._was_there:
                 self.root.mkdir(exist_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from working on this run meanwhile; a `JobError` where one does."""
+        descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise JobError(f"{self.root}: another process is working on this run; wait for it to end") from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         self.write_text(name, json.dumps(document, indent=1, allow_nan=False) + "\n")

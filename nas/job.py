@@ -163,6 +163,18 @@ def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
         raise JobError(f"{path}: {error}") from error
 
 
+def changed_job(job: Job, section: str, overrides: Sequence[str]) -> Job:
+    """The job with `section.sub=value` overrides of one of its sections, as `read_job` takes them."""
+    document = job_to_json(job)
+    for override in overrides:
+        if not override.startswith(f"{section}."):
+            raise JobError(
+                f"--set {override!r}: this stage takes {section}.KEY=VALUE alone; what came before it is made"
+            )
+        _override(document, override)
+    return job_from_json(document)
+
+
 def _override(document: Any, text: str) -> None:
     key, equals, given = text.partition("=")
     *path, leaf = key.split(".")

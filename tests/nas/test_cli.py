@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nas import pipeline, progress
-from nas.folder import STAGES
+from nas.folder import STAGES, RunFolder
 from tests.nas.conftest import Said, commanded
 from tests.nas.fakes import FakeDisplay, write_job
 from tests.nas.test_pipeline import outcome
@@ -243,3 +243,43 @@ def test_the_script_ends_with_the_exit_code(tmp_path):
         "",
         "nas: give one of: a job file, --demo, or --resume DIR\n",
     )
+
+
+# A stage under another job, and alone
+
+
+def test_a_finished_search_is_run_anew_under_other_constraints(nas, copied):
+    before = json.loads((copied / "search.json").read_text())
+    limit = before["devices"][0]["front"][0]["latency_ms_predicted"] * 1.0001
+    said = nas("search", copied, "--again", "--jobs", 1, "--set", f'search.constraints=["latency_ms@one <= {limit}"]')
+    assert said.code == 0, said.err
+    found = json.loads((copied / "search.json").read_text())
+    assert [len(device["front"]) > 0 for device in found["devices"]] == [True, True]
+    assert all(row["latency_ms_predicted"] <= limit for row in found["devices"][0]["front"])
+    assert RunFolder.open(copied).job.search.constraints == (f"latency_ms@one <= {limit}",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "--set", "search.evaluations=12"), "the search stage is finished; add --again"),
+        (("search", "--again", "--set", "train.epochs=3"), "this stage takes search.KEY=VALUE alone"),
+        (("search", "--again", "--set", "search.evaluation=12"), "unknown key; did you mean 'evaluations'?"),
+        (("profile", "--again", "--set", "stem=8"), "this stage takes profile.KEY=VALUE alone"),
+        (("export", "--again", "--set", "export.opset=2"), "opset"),
+    ],
+)
+def test_what_a_stage_cannot_take_leaves_the_run_as_it_was(nas, copied, arguments, message):
+    verb, *options = arguments
+    before = (copied / "job.json").read_text()
+    assert message in nas(verb, copied, *options).complaint
+    assert (copied / "job.json").read_text() == before
+    assert (copied / f"{verb}.json").exists()
+
+
+def test_two_commands_do_not_work_on_one_run_at_a_time(nas, copied):
+    with RunFolder.open(copied).held():
+        for command in (("run", "--resume", copied), ("search", copied, "--again")):
+            assert "another process is working on this run" in nas(*command).complaint
+    assert (copied / "search.json").exists()
+    assert nas("run", "--resume", copied).code == 0

@@ -65,6 +65,8 @@ def test_a_space_is_profiled_into_a_table_a_predictor_and_a_page_and_gone_on_wit
             if part["efficiency"] is not None:
                 rate = part["macs"] / part["latency_ms"] / 1e6
                 assert part["efficiency"] == pytest.approx(rate / found["peak_gmacs_per_s"])
+            for key in ("latency_ms", "share", "macs"):
+                assert sum(layer[key] for layer in part["layers"]) == pytest.approx(part[key])
     before = {entry.arch.id: entry.measurement.runs for entry in table.entries if entry.measurement.converged}
     again = commanded(*of_the_space("--networks", 20, "--budget", "20s"))
     assert again.code == 0, again.err
@@ -128,6 +130,7 @@ def test_any_onnx_file_is_measured_with_what_it_takes_and_from_images(here):
         (("runs/x", "--budget", "1m"), "--budget does not go with a run"),
         (("--space", "tiny", "--shape", "a=1"), "--shape does not go with --space"),
         (("--space", "tiny", "--again"), "--again does not go with --space"),
+        (("--onnx", "x.onnx", "--set", "stem=8"), "--set does not go with --onnx"),
         (("--onnx", "x.onnx", "--networks", "9"), "--networks does not go with --onnx"),
         (("--space", "tiny", "--networks", "11"), "a predictor needs 12 networks or more (5 with --from), not 11"),
         (("--space", "tinny"), "tinny is neither a family"),
