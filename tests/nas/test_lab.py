@@ -18,6 +18,7 @@ from nas.device_page import device_page
 from nas.words import space_of
 from search_spaces import arch_cost, define_space
 from tests.latency_tables import fakes
+from tests.nas.chromium import dom_of, drawn_plots, needs_chromium
 from tests.nas.conftest import commanded
 
 SPACE = define_space("tiny", resolutions=[8], stem=8, channels=[32], strides=[2], widths=[0.5, 1.0], expands=[0.5, 1.0])
@@ -183,6 +184,15 @@ def test_a_device_report_says_what_the_table_holds(here):
     text = commanded("devices", "report", path).out
     assert f"{found['measured']['networks']} networks from" in text
     assert "of the peak" not in text
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_browser_draws_the_page_of_a_device(here):
+    commanded("devices", "report", made_up_table(here / "board.json", 2e-4), "--html", "report.html")
+    dom = dom_of((here / "report.html").read_text(), here)
+    assert drawn_plots(dom) == ["trust-0"]
+    assert "Layers of the slowest network" in dom
 
 
 def test_a_report_of_what_is_no_table_is_refused(here):

@@ -11,8 +11,6 @@ import json
 import math
 import random
 import re
-import shutil
-import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,8 +21,8 @@ import pytest
 from nas.errors import JobError
 from nas.report import SUMMARY_FORMAT, front_csv, render
 from nas.tables import amount, compact_arch, duration, scientific, significant, span, thinned
+from tests.nas.chromium import dom_of, drawn_plots, needs_chromium
 
-CHROMIUM = shutil.which("chromium")
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--"
 VOID = {"meta", "br", "img", "link", "input", "hr", "source"}
 DEVICES = (("Raspberry Pi 5", 9.0, 0.05), ("Build server, 2 threads", 1.0, 0.03), ("Laptop int8", 0.55, 0.09))
@@ -409,17 +407,9 @@ def test_thinning_keeps_the_ends() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")
+@needs_chromium
 def test_a_browser_draws_every_plot_and_runs_nothing_else(tmp_path: Path) -> None:
     summary = infected(example(devices=2))
-    file = tmp_path / "report.html"
-    file.write_text(render(summary), encoding="utf-8")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom", file.as_uri(),
-    ]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    drawn = re.findall(r'<div class="plot [^>]* id="([\w-]+)"[^>]*>(?:<div[^>]*>)*<svg class="main-svg"', dom)
-    assert sorted(drawn) == ["accuracy", "hypervolume", "loss", "pareto-0", "pareto-1", "trust-0", "trust-1"]
+    dom = dom_of(render(summary), tmp_path)
+    assert drawn_plots(dom) == ["accuracy", "hypervolume", "loss", "pareto-0", "pareto-1", "trust-0", "trust-1"]
     assert "<img" not in dom
