@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ratio import Clock, Ratio, arguments, in_turn, over_archs, print_result
 from torch_export import EXPORTS, calibrated, images, spelled_out
 
-from latency_tables.graph import build_model
+from latency_tables.graphs.graph import build_model
 from search_spaces import Arch, define_space, network
 from supernets.extract import fold
 from supernets.supernet import Supernet

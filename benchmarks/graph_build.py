@@ -14,7 +14,7 @@ import torch
 from ratio import Clock, Ratio, arguments, in_turn, print_result
 from torch_export import EXPORTS, calibrated, images
 
-from latency_tables.graph import build_model
+from latency_tables.graphs.graph import build_model
 from search_spaces import Arch, define_space, network
 from supernets.extract import fold
 from supernets.supernet import Supernet

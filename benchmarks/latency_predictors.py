@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ratio import print_result
 
 from latency_tables.errors import LatencyError
-from latency_tables.metrics import mape, spearman, within
-from latency_tables.predictor import LatencyPredictor
-from latency_tables.select import KINDS, MIN_SELECT, select
+from latency_tables.predicting.metrics import mape, spearman, within
+from latency_tables.predicting.predictor import LatencyPredictor
+from latency_tables.predicting.select import KINDS, MIN_SELECT, select
 from latency_tables.table import LatencyTable, load
 from search_spaces import Codes
 

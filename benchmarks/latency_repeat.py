@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_tables.device import Device
-from latency_tables.graph import profiling_model
+from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.protocol import PROTOCOL
 from latency_tables.profile import profile
-from latency_tables.protocol import PROTOCOL
 from latency_tables.table import LatencyTable, load
 from search_spaces import Space, define_space
 

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ratio import print_result
 
-from latency_tables.carry import carry, choose
-from latency_tables.kernels import Posterior, radial
-from latency_tables.known import KnownDevices
-from latency_tables.metrics import mape, spearman, within
+from latency_tables.predicting.carry import carry, choose
+from latency_tables.predicting.kernels import Posterior, radial
+from latency_tables.predicting.known import KnownDevices
+from latency_tables.predicting.metrics import mape, spearman, within
 
 F64 = NDArray[np.float64]
 Index = NDArray[np.int64]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latency_tables.predictor import AdditivePredictor
+from latency_tables.predicting.predictor import AdditivePredictor
 from latency_tables.profile import plan
 from nas.evaluator import Evaluator, Score
 from nas.job import SearchSettings

@@ -1,18 +1,18 @@
 """Latency tables: devices, measurements on them, and predictors fitted to the measurements.
 
-What builds ONNX graphs is in `latency_tables.graph`, which alone needs the `onnx` package.
+What builds ONNX graphs is in `latency_tables.graphs.graph`, which alone needs the `onnx` package.
 """
 
 from latency_tables.device import Device, Fingerprint, fingerprint, local_devices
 from latency_tables.errors import BusyError, LatencyError, TableError
-from latency_tables.judge import HeldOut, Judgement, judge
-from latency_tables.lock import exclusive
-from latency_tables.measure import PROTOCOL, Protocol, measure
-from latency_tables.measurement import Measurement
-from latency_tables.metrics import Quality, mape, spearman, within
-from latency_tables.predictor import AdditivePredictor, LatencyPredictor, load_predictor
+from latency_tables.measuring.lock import exclusive
+from latency_tables.measuring.measure import PROTOCOL, Protocol, measure
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.sessions import Graph, open_session
+from latency_tables.predicting.judge import HeldOut, Judgement, judge
+from latency_tables.predicting.metrics import Quality, mape, spearman, within
+from latency_tables.predicting.predictor import AdditivePredictor, LatencyPredictor, load_predictor
 from latency_tables.profile import Progress, plan, profile
-from latency_tables.sessions import Graph, open_session
 from latency_tables.table import Entry, LatencyTable, load
 
 __all__ = [

@@ -12,8 +12,8 @@ import onnxruntime
 
 from latency_tables.device import PRECISIONS, Device
 from latency_tables.errors import LatencyError
+from latency_tables.measuring.sessions import CANARY, RUNTIME_ERRORS, Graph, one_line, open_session, session_options
 from latency_tables.processor import Processor
-from latency_tables.sessions import CANARY, RUNTIME_ERRORS, Graph, one_line, open_session, session_options
 
 CANARIES = {"fp32": CANARY, **{name: CANARY.with_name(f"canary_{name}.onnx") for name in PRECISIONS if name != "fp32"}}
 BATCHES = (1, 8)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latency_tables.device import Device, fingerprint
-from latency_tables.energy import EnergyMeter, measure_energy
 from latency_tables.errors import LatencyError, TableError
-from latency_tables.footprint import Footprint
 from latency_tables.journal import Journal
-from latency_tables.lock import exclusive
-from latency_tables.measure import PROTOCOL, Protocol, measure
-from latency_tables.measurement import Measurement
+from latency_tables.measuring.energy import EnergyMeter, measure_energy
+from latency_tables.measuring.footprint import Footprint
+from latency_tables.measuring.lock import exclusive
+from latency_tables.measuring.measure import PROTOCOL, Protocol, measure
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.sessions import Graph, Opener, open_session
 from latency_tables.offers import check_device
 from latency_tables.plan import plan
-from latency_tables.sessions import Graph, Opener, open_session
 from latency_tables.table import SHIFTED, LatencyTable, journal_entry, load
 from search_spaces import Arch, Space
 

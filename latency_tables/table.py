@@ -18,7 +18,7 @@ from latency_tables.device import Device, Fingerprint
 from latency_tables.errors import LatencyError, TableError
 from latency_tables.files import write_atomically
 from latency_tables.journal import Journal
-from latency_tables.measurement import Measurement, Round
+from latency_tables.measuring.measurement import Measurement, Round
 from search_spaces import Arch, Codes, Space, SpaceError, canonical_json
 
 TABLE_FORMAT = "nas.latency_table/2"

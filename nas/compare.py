@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.metrics import spearman
-from latency_tables.predictor import LatencyPredictor
+from latency_tables.predicting.metrics import spearman
+from latency_tables.predicting.predictor import LatencyPredictor
 from nas.errors import JobError
 from nas.fronts import front, hypervolume
 from nas.tables import finite

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.predictor import LatencyPredictor
+from latency_tables.predicting.predictor import LatencyPredictor
 from nas.errors import Infeasible, JobError
 from search_spaces import COSTS, Codes, Space, costs, crossover, mutate
 

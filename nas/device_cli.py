@@ -67,7 +67,7 @@ def report(
 ) -> None:
     """How far to trust a device's latencies and predictions, and where the time goes."""
     with reported():
-        from latency_tables.judge import judge, judge_carried
+        from latency_tables.predicting.judge import judge, judge_carried
         from latency_tables.table import load
         from nas.device_report import device_report
         from nas.lab import known_predictors
@@ -88,8 +88,8 @@ def compare(
 ) -> None:
     """What the front searched for one device costs on another: the cross-device matrix."""
     with reported():
-        from latency_tables.judge import judge
-        from latency_tables.predictor import load_predictor
+        from latency_tables.predicting.judge import judge
+        from latency_tables.predicting.predictor import load_predictor
         from latency_tables.table import load
         from nas.compare import compare as compare_fronts
         from nas.folder import RunFolder

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.additive import AdditivePredictor, fit_layers
-from latency_tables.features import layer_class, space_layers
-from latency_tables.judge import COVERAGE, Judgement
-from latency_tables.samples import MIN_NETWORKS
+from latency_tables.predicting.additive import AdditivePredictor, fit_layers
+from latency_tables.predicting.features import layer_class, space_layers
+from latency_tables.predicting.judge import COVERAGE, Judgement
+from latency_tables.predicting.samples import MIN_NETWORKS
 from latency_tables.table import LatencyTable
 from nas.tables import amount, finite, percent, significant
 from search_spaces import Arch, network, slots

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from latency_tables.graph import build_model
+from latency_tables.graphs.graph import build_model
 from nas.errors import JobError
 from nas.evaluator import THREADS
 from nas.job import ExportSettings

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from latency_tables.device import Device, fingerprint
-from latency_tables.end_to_end import Preprocessing, measure_end_to_end
-from latency_tables.energy import find_meter, measure_energy
-from latency_tables.footprint import measure_footprints
-from latency_tables.graph import profiling_model
-from latency_tables.judge import judge, judge_carried
-from latency_tables.lock import exclusive
-from latency_tables.measure import Protocol
-from latency_tables.measurement import Measurement
+from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.end_to_end import Preprocessing, measure_end_to_end
+from latency_tables.measuring.energy import find_meter, measure_energy
+from latency_tables.measuring.footprint import measure_footprints
+from latency_tables.measuring.lock import exclusive
+from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.onnx_file import measure_file, read_graph
+from latency_tables.measuring.peak import add_peak
+from latency_tables.measuring.sessions import Graph, open_session
 from latency_tables.offers import check_device
-from latency_tables.onnx_file import measure_file, read_graph
-from latency_tables.peak import add_peak
 from latency_tables.plan import plan
+from latency_tables.predicting.judge import judge, judge_carried
+from latency_tables.predicting.select import select
+from latency_tables.predicting.transfer import KnownPredictors
 from latency_tables.profile import CHUNK, FEWEST, profile
 from latency_tables.profile import Progress as Round
-from latency_tables.select import select
-from latency_tables.sessions import Graph, open_session
 from latency_tables.table import LatencyTable, load
-from latency_tables.transfer import KnownPredictors
 from nas.device_report import device_report
 from nas.errors import JobError
 from nas.progress import Display, Progress

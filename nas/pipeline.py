@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from latency_tables.device import Device
-from latency_tables.graph import profiling_model
-from latency_tables.judge import judge
-from latency_tables.lock import exclusive
-from latency_tables.measure import PROTOCOL, Protocol, measure
-from latency_tables.measurement import Measurement
+from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.lock import exclusive
+from latency_tables.measuring.measure import PROTOCOL, Protocol, measure
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.peak import add_peak
+from latency_tables.measuring.sessions import Graph
 from latency_tables.offers import check_device
-from latency_tables.peak import add_peak
-from latency_tables.predictor import LatencyPredictor, load_predictor
+from latency_tables.predicting.judge import judge
+from latency_tables.predicting.predictor import LatencyPredictor, load_predictor
 from latency_tables.profile import profile as profile_device
-from latency_tables.sessions import Graph
 from latency_tables.table import SHIFTED, LatencyTable
 from latency_tables.table import load as load_table
 from nas.evaluator import Evaluator

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from latency_tables.predictor import LatencyPredictor
+from latency_tables.predicting.predictor import LatencyPredictor
 from nas.constraints import Constraint, constraint_values, feasible_sample, parse_constraint, violations
 from nas.errors import JobError
 from nas.fronts import front, hypervolume

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from latency_tables.graph import build_model, profiling_model
+from latency_tables.graphs.graph import build_model, profiling_model
 from search_spaces import Arch, Layer, Space, arch_cost, define_space, network
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.extract import extract, fold

@@ -6,8 +6,8 @@ from itertools import groupby
 import numpy as np
 
 from latency_tables import Device, Entry, Fingerprint, Graph, LatencyTable, Measurement
-from latency_tables.conditions import Conditions
-from latency_tables.measurement import Round
+from latency_tables.measuring.conditions import Conditions
+from latency_tables.measuring.measurement import Round
 from search_spaces import Arch, Space, arch_cost, define_space
 
 CANARY_US = 100.0

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from latency_tables.conditions import Conditions, System
+from latency_tables.measuring.conditions import Conditions, System
 
 STAT = (
     "cpu  9 9 9 9 9 9 9 {0} 0 0\ncpu0 1 1 1 1 1 1 1 {0} 0 0\ncpu1 1 1 1 1 1 1 1 {1} 0 0\ncpu10 1 1 1 1 1 1 1 99 0 0\n"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latency_tables import LatencyError
-from latency_tables.conformal import UNCALIBRATED, Conformal
+from latency_tables.predicting.conformal import UNCALIBRATED, Conformal
 
 ONE = np.ones(1)
 shares = st.floats(0.01, 0.99)

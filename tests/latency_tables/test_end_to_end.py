@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from latency_tables import Device, Graph, LatencyError, Protocol, measure
-from latency_tables.end_to_end import Preprocessing, end_to_end, measure_end_to_end
-from latency_tables.graph import build_model
-from latency_tables.sessions import Loaded
+from latency_tables.graphs.graph import build_model
+from latency_tables.measuring.end_to_end import Preprocessing, end_to_end, measure_end_to_end
+from latency_tables.measuring.sessions import Loaded
 from search_spaces import Layer
 
 PLAIN = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from latency_tables import LatencyError
-from latency_tables.energy import Energy, ZeusMeter, find_meter, measure_energy
+from latency_tables.measuring.energy import Energy, ZeusMeter, find_meter, measure_energy
 
 
 class FakeMeter:
@@ -53,7 +53,7 @@ def zeus(monkeypatch):
     module.ZeusMonitor = lambda: monitor
     monkeypatch.setitem(sys.modules, "zeus", library)
     monkeypatch.setitem(sys.modules, "zeus.monitor", module)
-    monkeypatch.setattr("latency_tables.energy.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("latency_tables.measuring.energy.time.sleep", lambda seconds: None)
     return window
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from latency_tables import Device, Graph, LatencyError
-from latency_tables.footprint import Footprint, measure_footprints
-from latency_tables.graph import build_model
+from latency_tables.graphs.graph import build_model
+from latency_tables.measuring.footprint import Footprint, measure_footprints
 from search_spaces import Layer
 
 MIB = 2**20
@@ -42,7 +42,7 @@ def test_a_graph_that_does_not_load_is_named():
 
 
 def test_a_graph_that_kills_its_process_is_named(monkeypatch):
-    monkeypatch.setattr("latency_tables.footprint.CHILD", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("latency_tables.measuring.footprint.CHILD", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(LatencyError, match=r"graph 'a': .* ended with status -9"):
         measure_footprints([heavy("a", 1)], DEVICE)
 

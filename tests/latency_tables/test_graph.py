@@ -7,8 +7,8 @@ import pytest
 from onnx import defs
 
 from latency_tables import LatencyError
-from latency_tables.graph import BUILDERS, build_model, canary_model, profiling_model
-from latency_tables.nodes import NODES
+from latency_tables.graphs.graph import BUILDERS, build_model, canary_model, profiling_model
+from latency_tables.graphs.nodes import NODES
 from latency_tables.offers import CANARIES
 from search_spaces import Layer, define_space, network
 from search_spaces.layers import OPS

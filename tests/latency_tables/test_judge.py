@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from latency_tables import AdditivePredictor, judge, mape
-from latency_tables.blame import choice_errors, slot_errors
-from latency_tables.judge import judge_carried
-from latency_tables.select import KINDS
-from latency_tables.transfer import KnownPredictors
+from latency_tables.predicting.blame import choice_errors, slot_errors
+from latency_tables.predicting.judge import judge_carried
+from latency_tables.predicting.select import KINDS
+from latency_tables.predicting.transfer import KnownPredictors
 from search_spaces import slot_index, slots
 from tests.latency_tables.latencies import SPACE, latencies, measured_table, planned
 

@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 
 from latency_tables import LatencyError, mape
-from latency_tables.features import CLASSES, FEATURES, layer_class, network_features, slot_features, space_layers
-from latency_tables.gaussian import GaussianProcess
-from latency_tables.learned import MODELS, LearnedPredictor
-from latency_tables.ridge import Ridge, ridge_left_out
-from latency_tables.trees import BoostedTrees
+from latency_tables.predicting.features import (
+    CLASSES,
+    FEATURES,
+    layer_class,
+    network_features,
+    slot_features,
+    space_layers,
+)
+from latency_tables.predicting.gaussian import GaussianProcess
+from latency_tables.predicting.learned import MODELS, LearnedPredictor
+from latency_tables.predicting.ridge import Ridge, ridge_left_out
+from latency_tables.predicting.trees import BoostedTrees
 from search_spaces import network
 from tests.latency_tables.latencies import MOBILE, SPACE, curved, latencies, planned
 

@@ -9,11 +9,11 @@ import threading
 import pytest
 
 from latency_tables import BusyError, LatencyError, exclusive
-from latency_tables.lock import lock_path
+from latency_tables.measuring.lock import lock_path
 
 HOLD = """
 import sys, time, pathlib
-from latency_tables.lock import exclusive
+from latency_tables.measuring.lock import exclusive
 with exclusive(5, pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

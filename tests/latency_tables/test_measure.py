@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from latency_tables import Device, Graph, LatencyError, Protocol, measure
-from latency_tables.conditions import Conditions
-from latency_tables.disturbance import LEVELS
-from latency_tables.graph import profiling_model
+from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.conditions import Conditions
+from latency_tables.measuring.disturbance import LEVELS
 from tests.latency_tables.fakes import CANARY_US, FakeMachine, graphs, tiny_space
 
 DEVICE = Device("fake")

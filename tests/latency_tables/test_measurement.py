@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from latency_tables import LatencyError, Measurement
-from latency_tables.measurement import Round, median_precision
+from latency_tables.measuring.measurement import Round, median_precision
 from tests.latency_tables.fakes import measurement
 
 times = st.floats(1e-3, 1e9)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from latency_tables import LatencyError, mape, spearman, within
-from latency_tables.nnls import nnls
+from latency_tables.predicting.nnls import nnls
 
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=30)
 

@@ -5,8 +5,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from latency_tables import Device, LatencyError, Protocol
-from latency_tables.measure import CANARY
-from latency_tables.onnx_file import measure_file, read_graph
+from latency_tables.measuring.measure import CANARY
+from latency_tables.measuring.onnx_file import measure_file, read_graph
 
 QUICK = Protocol(min_rounds=2, max_rounds=2, warm_up_s=0.05, settle_ms=1.0, visit_ms=0.1)
 HERE = Device("here")

@@ -3,7 +3,7 @@
 import pytest
 
 from latency_tables.device import Device
-from latency_tables.peak import SHAPES, peak_gmacs_per_s
+from latency_tables.measuring.peak import SHAPES, peak_gmacs_per_s
 from tests.latency_tables.fakes import FakeMachine
 
 
@@ -16,7 +16,7 @@ def test_the_peak_is_the_best_rate_of_multiply_accumulates(batch):
 
 
 def test_a_real_session_runs_at_some_rate():
-    from latency_tables.measure import Protocol
+    from latency_tables.measuring.measure import Protocol
 
     brief = Protocol(min_rounds=1, max_rounds=1, budget_s=0.05, warm_up_s=0.05)
     assert 0.01 < peak_gmacs_per_s(Device("cpu_t1"), protocol=brief) < 1e5

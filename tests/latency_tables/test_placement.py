@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from latency_tables.placement import choose_cores, placed
+from latency_tables.measuring.placement import choose_cores, placed
 
 
 def machine(root, capacities, siblings) -> None:
@@ -38,7 +38,7 @@ def test_a_busy_core_is_left_to_its_work(tmp_path, monkeypatch):
     def look(seconds):
         stat.write_text("cpu 0 0 0 0 0\ncpu0 0 0 0 105 0\ncpu1 0 0 0 105 0\ncpu2 0 0 0 101 0\n")
 
-    monkeypatch.setattr("latency_tables.placement.sleep", look)
+    monkeypatch.setattr("latency_tables.measuring.placement.sleep", look)
     assert choose_cores(range(3), 1, tmp_path) == (1,)
 
 
@@ -54,7 +54,7 @@ def standing() -> tuple:
 
 @pytest.mark.parametrize("kernel", [(4, 19), (6, 18)])
 def test_threads_started_inside_are_placed_as_well_and_all_is_put_back(kernel, monkeypatch):
-    monkeypatch.setattr("latency_tables.placement._kernel", lambda: kernel)
+    monkeypatch.setattr("latency_tables.measuring.placement._kernel", lambda: kernel)
     before, inside = standing(), []
     with placed(1) as placement:
         thread = threading.Thread(target=lambda: inside.append(standing()))
@@ -81,11 +81,11 @@ def test_a_user_who_may_not_raise_priority_measures_without(kernel, monkeypatch)
     def refuse(*arguments):
         raise PermissionError
 
-    monkeypatch.setattr("latency_tables.placement._kernel", lambda: kernel)
+    monkeypatch.setattr("latency_tables.measuring.placement._kernel", lambda: kernel)
     before = standing()
     monkeypatch.setattr(os, "setpriority", refuse)
     with pytest.MonkeyPatch.context() as inner:
-        inner.setattr("latency_tables.placement.os.SCHED_RR", -1)
+        inner.setattr("latency_tables.measuring.placement.os.SCHED_RR", -1)
         inner.setattr(os, "sched_setscheduler", lambda pid, policy, param: refuse() if policy == -1 else None)
         with placed(1) as placement:
             assert placement.priority == f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_tables import LatencyError, load_predictor
-from latency_tables.blend import Blend
-from latency_tables.conformal import Conformal
-from latency_tables.documents import PREDICTOR_FORMAT, write_document
-from latency_tables.learned import LearnedPredictor
-from latency_tables.predictor import PREDICTORS, predictor_from_json
-from latency_tables.select import BLEND, KINDS
+from latency_tables.predicting.blend import Blend
+from latency_tables.predicting.conformal import Conformal
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, write_document
+from latency_tables.predicting.learned import LearnedPredictor
+from latency_tables.predicting.predictor import PREDICTORS, predictor_from_json
+from latency_tables.predicting.select import BLEND, KINDS
 from tests.latency_tables.latencies import MOBILE, SPACE, latencies, planned
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("predictor_*.json"))

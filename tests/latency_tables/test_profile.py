@@ -11,9 +11,9 @@ import pytest
 
 from latency_tables import BusyError, Device, LatencyError, Protocol, TableError, exclusive, load, plan, profile
 from latency_tables.device import fingerprint
-from latency_tables.energy import Energy
-from latency_tables.footprint import Footprint
-from latency_tables.graph import profiling_model
+from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.energy import Energy
+from latency_tables.measuring.footprint import Footprint
 from search_spaces import arch_cost, define_space
 from tests.latency_tables.fakes import FakeMachine, tiny_space
 
@@ -29,7 +29,7 @@ LENIENT = Protocol(
 def apart(tmp_path, monkeypatch):
     """A lock of this test's own, and no priority over the process that runs the tests."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("latency_tables.placement._raise_priority", lambda real_time: "")
+    monkeypatch.setattr("latency_tables.measuring.placement._raise_priority", lambda real_time: "")
 
 
 def times_us(space, archs):
@@ -182,7 +182,7 @@ def test_footprints_and_energy_are_added_where_they_lack(tmp_path):
     assert all(entry.measurement.converged for entry in again.entries)
     assert {entry.measurement.footprint for entry in again.entries} == {Footprint(1, 2.0, 3.0)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latency_tables.energy.WINDOW_S", 0.001)
+        patch.setattr("latency_tables.measuring.energy.WINDOW_S", 0.001)
         measured = fake_profile(tmp_path / "t.json", n=4, meter=Meter())
     assert all(isinstance(entry.measurement.energy, Energy) for entry in measured.entries)
 

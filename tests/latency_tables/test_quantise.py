@@ -7,11 +7,11 @@ import onnx
 import pytest
 
 from latency_tables import Device, Graph, LatencyError
-from latency_tables.graph import BUILDERS, build_model, profiling_model
+from latency_tables.graphs.graph import BUILDERS, build_model, profiling_model
+from latency_tables.graphs.quantise import quantised_model
+from latency_tables.graphs.ranges import observed_ranges
+from latency_tables.measuring.sessions import load_graph, session_options
 from latency_tables.offers import CPU, check_device
-from latency_tables.quantise import quantised_model
-from latency_tables.ranges import observed_ranges
-from latency_tables.sessions import load_graph, session_options
 from search_spaces import Layer, define_space, network
 from tests.latency_tables.fakes import tiny_space
 

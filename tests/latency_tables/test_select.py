@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from latency_tables import AdditivePredictor, mape
-from latency_tables.learned import MODELS, LearnedPredictor
-from latency_tables.select import BLEND, FOLDS, KINDS, MIN_SELECT, folds, select
+from latency_tables.predicting.learned import MODELS, LearnedPredictor
+from latency_tables.predicting.select import BLEND, FOLDS, KINDS, MIN_SELECT, folds, select
 from tests.contracts.predictor_contract import check_file, check_predictor
 from tests.latency_tables.latencies import MOBILE, SPACE, curved, latencies, planned
 

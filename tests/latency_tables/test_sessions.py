@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from latency_tables import Device, Graph, LatencyError, open_session
-from latency_tables.graph import build_model
-from latency_tables.measure import CANARY
-from latency_tables.sessions import INPUTS, load_graph
+from latency_tables.graphs.graph import build_model
+from latency_tables.measuring.measure import CANARY
+from latency_tables.measuring.sessions import INPUTS, load_graph
 from search_spaces import Layer
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latency_tables import AdditivePredictor, LatencyError, mape, spearman
-from latency_tables.carry import carry, choose
-from latency_tables.kernels import Posterior, Rows, design, kernels
-from latency_tables.known import KnownDevices
-from latency_tables.predictor import predictor_from_json
-from latency_tables.transfer import KnownPredictors, TransferPredictor
+from latency_tables.predicting.carry import carry, choose
+from latency_tables.predicting.kernels import Posterior, Rows, design, kernels
+from latency_tables.predicting.known import KnownDevices
+from latency_tables.predicting.predictor import predictor_from_json
+from latency_tables.predicting.transfer import KnownPredictors, TransferPredictor
 from search_spaces import define_space, slot_configs, slot_index, slots
 from tests.contracts.predictor_contract import check_file, check_predictor
 from tests.latency_tables.fakes import tiny_space

@@ -13,10 +13,10 @@ import torch
 import yaml
 
 from latency_tables.device import Device
-from latency_tables.measure import measure
-from latency_tables.peak import add_peak
+from latency_tables.measuring.measure import measure
+from latency_tables.measuring.peak import add_peak
+from latency_tables.measuring.sessions import Graph, Run
 from latency_tables.profile import profile
-from latency_tables.sessions import Graph, Run
 from nas import pipeline
 from nas.evaluator import Score
 from search_spaces import Arch, Codes, Space, define_space

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from latency_tables import Device, LatencyError
-from latency_tables.graph import profiling_model
+from latency_tables.graphs.graph import profiling_model
 from nas import export
 from nas.errors import JobError
 from nas.export import MAX_ABS_DIFF, check_versions, specialise, write_model

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from latency_tables.device import Device, fingerprint
-from latency_tables.graph import profiling_model
+from latency_tables.graphs.graph import profiling_model
 from latency_tables.plan import plan
-from latency_tables.predictor import load_predictor
+from latency_tables.predicting.predictor import load_predictor
 from latency_tables.table import load
 from nas.device_page import device_page
 from nas.words import space_of

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from latency_tables import Fingerprint, LatencyError
-from latency_tables.measure import measure
+from latency_tables.measuring.measure import measure
 from latency_tables.profile import profile
 from nas import pipeline
 from nas.errors import JobError

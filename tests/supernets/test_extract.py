@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from latency_tables.graph import build_model, profiling_model
+from latency_tables.graphs.graph import build_model, profiling_model
 from search_spaces import FAMILIES, arch_cost, network
 from supernets.extract import extract, fold
 from tests.contracts.supernet_contract import (

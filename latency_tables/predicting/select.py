@@ -13,13 +13,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.additive import AdditivePredictor
-from latency_tables.blend import Blend
-from latency_tables.conformal import UNCALIBRATED, Conformal
-from latency_tables.learned import MODELS, LearnedPredictor
-from latency_tables.nnls import nnls
-from latency_tables.predictor import LatencyPredictor
-from latency_tables.samples import checked
+from latency_tables.predicting.additive import AdditivePredictor
+from latency_tables.predicting.blend import Blend
+from latency_tables.predicting.conformal import UNCALIBRATED, Conformal
+from latency_tables.predicting.learned import MODELS, LearnedPredictor
+from latency_tables.predicting.nnls import nnls
+from latency_tables.predicting.predictor import LatencyPredictor
+from latency_tables.predicting.samples import checked
 from search_spaces import Codes, Space
 
 F64 = NDArray[np.float64]

@@ -11,8 +11,8 @@ from statistics import NormalDist
 import numpy as np
 
 from latency_tables.errors import LatencyError
-from latency_tables.kernels import F64, Index, Posterior, Rows, design
-from latency_tables.known import KnownDevices, finite, thinned
+from latency_tables.predicting.kernels import F64, Index, Posterior, Rows, design
+from latency_tables.predicting.known import KnownDevices, finite, thinned
 
 MIN_SAMPLES = 3
 MOST_CANDIDATES = 1000

@@ -14,9 +14,9 @@ import numpy as np
 from onnx import ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.nodes import INPUT, NODES, OUTPUT, network_model, tensor
-from latency_tables.quantise import quantised_model
-from latency_tables.weights import Weights, layer_weights
+from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, network_model, tensor
+from latency_tables.graphs.quantise import quantised_model
+from latency_tables.graphs.weights import Weights, layer_weights
 from search_spaces import Arch, Layer, Space, network
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.additive import AdditivePredictor
-from latency_tables.nnls import nnls
+from latency_tables.predicting.additive import AdditivePredictor
+from latency_tables.predicting.nnls import nnls
 from search_spaces import Codes, Space, slots
 from search_spaces.space import Value
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.energy import Energy
 from latency_tables.errors import LatencyError
-from latency_tables.footprint import Footprint
+from latency_tables.measuring.energy import Energy
+from latency_tables.measuring.footprint import Footprint
 
 Json = Any
 

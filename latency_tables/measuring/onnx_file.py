@@ -8,9 +8,9 @@ from pathlib import Path
 
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
-from latency_tables.measure import Protocol, measure
-from latency_tables.measurement import Measurement
-from latency_tables.sessions import Graph, load_graph
+from latency_tables.measuring.measure import Protocol, measure
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.sessions import Graph, load_graph
 
 MAX_BYTES = 2**31 - 1
 """An ONNX file that holds its own weights is a protobuf message, which cannot be longer."""

@@ -11,10 +11,10 @@ import time
 from dataclasses import replace
 
 from latency_tables.device import Device
-from latency_tables.graph import BUILDERS
-from latency_tables.lock import exclusive
-from latency_tables.measure import Clock, Protocol, measure
-from latency_tables.sessions import Graph, Opener, open_session
+from latency_tables.graphs.graph import BUILDERS
+from latency_tables.measuring.lock import exclusive
+from latency_tables.measuring.measure import Clock, Protocol, measure
+from latency_tables.measuring.sessions import Graph, Opener, open_session
 from latency_tables.table import LatencyTable
 from search_spaces import NETWORK_INPUT, Layer
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
-from latency_tables.measure import Protocol, measure
-from latency_tables.measurement import Measurement
-from latency_tables.sessions import Graph, Opener, Run, load_graph, open_session
+from latency_tables.measuring.measure import Protocol, measure
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.sessions import Graph, Opener, Run, load_graph, open_session
 
 F32 = NDArray[np.float32]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from latency_tables.device import Device
-from latency_tables.graph import build_model
-from latency_tables.nodes import INPUT, OUTPUT
-from latency_tables.sessions import Graph, load_graph
-from latency_tables.weights import F32, Weights
+from latency_tables.graphs.graph import build_model
+from latency_tables.graphs.nodes import INPUT, OUTPUT
+from latency_tables.graphs.weights import F32, Weights
+from latency_tables.measuring.sessions import Graph, load_graph
 from search_spaces import Layer
 
 CLIPPED = 0.01

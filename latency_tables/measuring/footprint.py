@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
-from latency_tables.sessions import CANARY, Graph, canary_device, open_session
+from latency_tables.measuring.sessions import CANARY, Graph, canary_device, open_session
 
 Json = Any
 

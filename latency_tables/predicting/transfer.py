@@ -12,12 +12,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from latency_tables.carry import MIN_SAMPLES, MOST_CANDIDATES, QUANTILES, Carried, as_latencies, carry, check_count
-from latency_tables.documents import PREDICTOR_FORMAT, array, as_array, field, space_of, write_document
 from latency_tables.errors import LatencyError
-from latency_tables.features import slot_features
-from latency_tables.kernels import F64, Posterior, Rows, design
-from latency_tables.known import MIN_DEVICES, KnownDevices, middle_and_spread, thinned
+from latency_tables.predicting.carry import (
+    MIN_SAMPLES,
+    MOST_CANDIDATES,
+    QUANTILES,
+    Carried,
+    as_latencies,
+    carry,
+    check_count,
+)
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, array, as_array, field, space_of, write_document
+from latency_tables.predicting.features import slot_features
+from latency_tables.predicting.kernels import F64, Posterior, Rows, design
+from latency_tables.predicting.known import MIN_DEVICES, KnownDevices, middle_and_spread, thinned
 from search_spaces import Codes, Space, SpaceError, slot_index, slot_sizes, slots
 
 # Architectures on which known devices are compared.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.documents import array
 from latency_tables.errors import LatencyError
+from latency_tables.predicting.documents import array
 
 F64 = NDArray[np.float64]
 Json = Any

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.conformal import FLOOR_MS, Conformal
-from latency_tables.documents import PREDICTOR_FORMAT, as_array, field, number, space_of, write_document
 from latency_tables.errors import LatencyError
-from latency_tables.features import TILE_CHANNELS, Indices, layer_class, space_layers
-from latency_tables.nnls import nnls
-from latency_tables.samples import checked
+from latency_tables.predicting.conformal import FLOOR_MS, Conformal
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, as_array, field, number, space_of, write_document
+from latency_tables.predicting.features import TILE_CHANNELS, Indices, layer_class, space_layers
+from latency_tables.predicting.nnls import nnls
+from latency_tables.predicting.samples import checked
 from search_spaces import Codes, Layer, Space, slot_index, slot_sizes, slots
 
 F64 = NDArray[np.float64]

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.conformal import FLOOR_MS, Conformal
-from latency_tables.documents import PREDICTOR_FORMAT, array, field, space_of, write_document
 from latency_tables.errors import LatencyError
+from latency_tables.predicting.conformal import FLOOR_MS, Conformal
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, array, field, space_of, write_document
 from search_spaces import Codes, Space
 
 F64 = NDArray[np.float64]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.additive import AdditivePredictor
-from latency_tables.blame import ChoiceError, SlotError, choice_errors, slot_errors
-from latency_tables.metrics import Quality, quality
-from latency_tables.predictor import LatencyPredictor
-from latency_tables.select import KINDS, Fit, Selection, select
+from latency_tables.predicting.additive import AdditivePredictor
+from latency_tables.predicting.blame import ChoiceError, SlotError, choice_errors, slot_errors
+from latency_tables.predicting.metrics import Quality, quality
+from latency_tables.predicting.predictor import LatencyPredictor
+from latency_tables.predicting.select import KINDS, Fit, Selection, select
+from latency_tables.predicting.transfer import KnownPredictors, TransferPredictor
 from latency_tables.table import LatencyTable
-from latency_tables.transfer import KnownPredictors, TransferPredictor
 
 Indices = NDArray[np.int64]
 

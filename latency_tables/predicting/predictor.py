@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.additive import AdditivePredictor
-from latency_tables.blend import Blend
-from latency_tables.documents import PREDICTOR_FORMAT, read_document
 from latency_tables.errors import LatencyError
-from latency_tables.learned import MODELS, LearnedPredictor
-from latency_tables.transfer import TransferPredictor
+from latency_tables.predicting.additive import AdditivePredictor
+from latency_tables.predicting.blend import Blend
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, read_document
+from latency_tables.predicting.learned import MODELS, LearnedPredictor
+from latency_tables.predicting.transfer import TransferPredictor
 from search_spaces import Codes, Space
 
 __all__ = ["PREDICTORS", "AdditivePredictor", "LatencyPredictor", "load_predictor", "predictor_from_json"]

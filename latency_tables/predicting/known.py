@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_tables.errors import LatencyError
-from latency_tables.kernels import F64, Index, Rows, radial
+from latency_tables.predicting.kernels import F64, Index, Rows, radial
 
 MIN_DEVICES = 2
 FARTHEST = 6.0

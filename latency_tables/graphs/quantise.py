@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.nodes import INPUT, NODES, OUTPUT, network_model, node, tensor
-from latency_tables.weights import F32, Weights, layer_weights
+from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, network_model, node, tensor
+from latency_tables.graphs.weights import F32, Weights, layer_weights
 from search_spaces import Layer
 
 Ranges = Mapping[str, tuple[float, float]]

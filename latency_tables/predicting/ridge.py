@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.documents import array, number
+from latency_tables.predicting.documents import array, number
 
 F64 = NDArray[np.float64]
 Json = Any

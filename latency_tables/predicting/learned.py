@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.conformal import FLOOR_MS, UNCALIBRATED, Conformal
-from latency_tables.documents import PREDICTOR_FORMAT, field, space_of, write_document
 from latency_tables.errors import LatencyError
-from latency_tables.features import FEATURES, network_features
-from latency_tables.gaussian import GaussianProcess
-from latency_tables.ridge import Ridge
-from latency_tables.samples import checked
-from latency_tables.trees import BoostedTrees
+from latency_tables.predicting.conformal import FLOOR_MS, UNCALIBRATED, Conformal
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, field, space_of, write_document
+from latency_tables.predicting.features import FEATURES, network_features
+from latency_tables.predicting.gaussian import GaussianProcess
+from latency_tables.predicting.ridge import Ridge
+from latency_tables.predicting.samples import checked
+from latency_tables.predicting.trees import BoostedTrees
 from search_spaces import Codes, Space
 
 F64 = NDArray[np.float64]

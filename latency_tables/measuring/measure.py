@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latency_tables.conditions import System
 from latency_tables.device import Device
-from latency_tables.disturbance import Verdict, is_precise
 from latency_tables.errors import LatencyError
-from latency_tables.measurement import Measurement, Round
-from latency_tables.placement import Placement, placed
-from latency_tables.protocol import PROTOCOL, Protocol
-from latency_tables.sessions import CANARY, SPINNING, Graph, Opener, Run, canary_device, open_session
+from latency_tables.measuring.conditions import System
+from latency_tables.measuring.disturbance import Verdict, is_precise
+from latency_tables.measuring.measurement import Measurement, Round
+from latency_tables.measuring.placement import Placement, placed
+from latency_tables.measuring.protocol import PROTOCOL, Protocol
+from latency_tables.measuring.sessions import CANARY, SPINNING, Graph, Opener, Run, canary_device, open_session
 
 __all__ = ["CANARY", "PROTOCOL", "Clock", "OnRound", "Protocol", "measure"]
 

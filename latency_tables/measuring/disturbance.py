@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latency_tables.measurement import Round, median_precision
-from latency_tables.protocol import Protocol
+from latency_tables.measuring.measurement import Round, median_precision
+from latency_tables.measuring.protocol import Protocol
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_tables.documents import array
 from latency_tables.errors import LatencyError
-from latency_tables.ridge import Ridge, ridge_left_out
+from latency_tables.predicting.documents import array
+from latency_tables.predicting.ridge import Ridge, ridge_left_out
 
 F64 = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""Latencies of architectures that were not measured, with intervals; from this device's table, or from other devices'."""
