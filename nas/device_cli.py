@@ -130,7 +130,7 @@ def profile_space(word: str, settings: list[str], out: Path, known: list[Path], 
 
 def measure_onnx(path: Path, shapes: list[str], images: list[Path], asked: Asked, as_json: bool) -> None:
     """`nas profile --onnx`."""
-    from nas.lab import measure_onnx as measured_file
+    from nas.model_lab import measure_onnx as measured_file
     from nas.progress import display
     from nas.words import device_of, shape_of
 
@@ -146,7 +146,7 @@ def measure_onnx(path: Path, shapes: list[str], images: list[Path], asked: Asked
 
 
 def _effort(asked: Asked) -> Any:
-    from nas.lab import Effort
+    from nas.model_lab import Effort
     from nas.words import seconds_of, share_of
 
     target = None if asked.target_error is None else share_of(asked.target_error)

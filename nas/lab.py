@@ -1,10 +1,8 @@
-"""The laboratory by itself: profiling a device over a space, and measuring any ONNX file. Needs no torch and no run."""
+"""Profiling a device over a space, without a run. Needs neither torch nor images."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,10 @@ import numpy as np
 
 from latency_tables.device import Device, fingerprint
 from latency_tables.graphs.graph import profiling_model
-from latency_tables.measuring.end_to_end import Preprocessing, measure_end_to_end
-from latency_tables.measuring.energy import find_meter, measure_energy
+from latency_tables.measuring.energy import find_meter
 from latency_tables.measuring.footprint import measure_footprints
-from latency_tables.measuring.lock import exclusive
 from latency_tables.measuring.measure import Protocol
-from latency_tables.measuring.measurement import Measurement
-from latency_tables.measuring.onnx_file import measure_file, read_graph
 from latency_tables.measuring.peak import add_peak
-from latency_tables.measuring.sessions import Graph, open_session
 from latency_tables.offers import check_device
 from latency_tables.plan import plan
 from latency_tables.predicting.judge import judge, judge_carried
@@ -31,10 +24,10 @@ from latency_tables.profile import Progress as Round
 from latency_tables.table import LatencyTable, load
 from nas.device_report import device_report
 from nas.errors import JobError
+from nas.model_lab import LOCK_TIMEOUT_S, Effort
 from nas.progress import Display, Progress
 from search_spaces import Arch, Space
 
-LOCK_TIMEOUT_S = 600.0
 # Architectures that the ones to carry over with are chosen from.
 CANDIDATES = 1000
 # Networks of which a quarter is held out and the rest are enough to fit to.
@@ -43,17 +36,6 @@ MIN_ALONE, MIN_CARRIED = 12, 5
 CARRIED_LOOKS = (12, 4)
 
 Json = Any
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much to measure: networks at most, seconds at most, the predictor's error to stop at (None: do not ask), and
-    the precision of each median."""
-
-    networks: int = 100
-    budget_s: float = 600.0
-    target_error: float | None = None
-    precision: float = 0.02
 
 
 def profile_space(
@@ -101,46 +83,6 @@ def profile_space(
     return {**device_report(table, judgement), "table": str(path), "predictor_file": str(fitted)}
 
 
-def measure_onnx(
-    path: Path,
-    device: Device,
-    shapes: Mapping[str, Sequence[int]],
-    images: Sequence[Path],
-    effort: Effort,
-    display: Display,
-) -> dict[str, Json]:
-    """Measure one ONNX file on this machine; with `images`, from their bytes to the answer as well."""
-    check_device(device)
-    full = {name: shape for name, shape in shapes.items() if len(shape) > 1}
-    dims = {name: shape[0] for name, shape in shapes.items() if len(shape) == 1}
-    protocol = Protocol(target_precision=effort.precision, budget_s=effort.budget_s)
-    graph = read_graph(path, shapes=full, dims=dims)
-    with display.stage(f"measure {path.name}") as progress:
-        progress(0, 3, "waiting for the machine")
-        with exclusive(LOCK_TIMEOUT_S, on_wait=lambda message: progress(0, 3, message)):
-            progress(0, 3, "inference")
-            found = measure_file(path, device, shapes=full, dims=dims, protocol=protocol)
-            meter = find_meter()
-            if meter is not None:
-                found = replace(found, energy=measure_energy(open_session(graph, device), meter))
-            progress(1, 3, "memory and load time")
-            found = replace(found, footprint=measure_footprints([graph], device)[graph.key])
-            whole = None
-            if images:
-                progress(2, 3, "end to end")
-                whole = _end_to_end(path, graph, device, images, protocol)
-            progress(3, 3, "done")
-    return {
-        "format": "nas.measurement/1",
-        "file": str(path),
-        "device": device.to_json(),
-        "full_name": device.full_name(fingerprint()),
-        "fingerprint": fingerprint().to_json(),
-        "measurement": found.summary(),
-        "end_to_end": None if whole is None else whole.summary(),
-    }
-
-
 def known_predictors(space: Space, tables: Sequence[Path]) -> KnownPredictors:
     """Predictors of known devices, one a table."""
     if len(tables) < 2:
@@ -166,26 +108,3 @@ def _error(table: LatencyTable, known: KnownPredictors | None) -> float:
 def _show(progress: Progress, at: Round) -> None:
     error = "" if at.error is None else f", error {100 * at.error:.1f}%"
     progress(at.converged, at.networks, at.message or f"networks settled, round {at.round}{error}")
-
-
-def _end_to_end(path: Path, graph: Graph, device: Device, images: Sequence[Path], protocol: Protocol) -> Measurement:
-    """From the bytes of the images to the answer, prepared as the model's metadata say."""
-    try:
-        encoded = [image.read_bytes() for image in images]
-    except OSError as error:
-        raise JobError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return measure_end_to_end([graph], device, encoded, _preprocessing(path), protocol)[graph.key]
-
-
-def _preprocessing(path: Path) -> Preprocessing:
-    """Mean and standard deviation from an exported model's metadata; of any other model, 0.5 and 0.5 of three channels."""
-    import onnx  # not needed to measure
-
-    given = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
-    try:
-        found = json.loads(given["nas.preprocessing"])
-        return Preprocessing(tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
-    except KeyError:
-        return Preprocessing((0.5,) * 3, (0.5,) * 3)
-    except (ValueError, TypeError) as error:
-        raise JobError(f"{path}: metadata nas.preprocessing: {error}") from error
