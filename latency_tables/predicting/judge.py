@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,13 @@ from latency_tables.predicting.predictor import LatencyPredictor
 from latency_tables.predicting.select import KINDS, Fit, Selection, select
 from latency_tables.predicting.transfer import KnownPredictors, TransferPredictor
 from latency_tables.table import LatencyTable
+from search_spaces import Codes
 
+F64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 COVERAGE = 0.9
+CARRIED_FOLDS = 5
 # The median distance of two normal numbers, each the mean of half of the samples, in standard deviations of the whole.
 HALVES_APART = 1.35
 
@@ -60,17 +63,26 @@ def judge(table: LatencyTable, *, fraction: float = 0.25, seed: int = 0, kinds: 
     train, test = _split(table, fraction, seed)
     judged = select(space, codes[train], measured[train], kinds=kinds, seed=seed).predictor
     found = select(space, codes, measured, kinds=kinds, seed=seed)
-    judgement = _judgement(table, train, test, judged, found.predictor, found.kind)
+    forecast = _Forecast.of(judged, codes, test)
+    judgement = _judgement(table, [forecast], len(train), found.predictor, found.kind)
     slots, choices = _blame(table, found)
     return replace(judgement, errors=found.errors, slot_errors=slots, choice_errors=choices)
 
 
-def judge_carried(table: LatencyTable, known: KnownPredictors, *, fraction: float = 0.25, seed: int = 0) -> Judgement:
-    """The same of a predictor that is carried over from known devices; its only error is that on held-out networks."""
+def judge_carried(table: LatencyTable, known: KnownPredictors, *, seed: int = 0) -> Judgement:
+    """The same of a predictor that is carried over from known devices.
+
+    It is fitted to few networks, so each of them is held out once: a fifth at a time is predicted by a fit to the rest.
+    """
     codes, measured = table.codes(), table.latency_ms()
-    train, test = _split(table, fraction, seed)
-    judged = TransferPredictor.fit(known, codes[train], measured[train])
-    return _judgement(table, train, test, judged, TransferPredictor.fit(known, codes, measured), "transfer")
+    by_id = np.argsort([entry.arch.id for entry in table.entries])
+    folds = np.array_split(np.random.default_rng(seed).permutation(by_id), min(CARRIED_FOLDS, len(by_id)))
+    forecasts = []
+    for test in folds:
+        train = np.setdiff1d(by_id, test)
+        forecasts.append(_Forecast.of(TransferPredictor.fit(known, codes[train], measured[train]), codes, test))
+    fewest = len(by_id) - max(map(len, folds))
+    return _judgement(table, forecasts, fewest, TransferPredictor.fit(known, codes, measured), "transfer")
 
 
 def _split(table: LatencyTable, fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -87,14 +99,29 @@ def _split(table: LatencyTable, fraction: float, seed: int) -> tuple[Indices, In
     return np.setdiff1d(np.arange(len(ids)), test), test
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Forecast:
+    """What a predictor says of networks that it has not seen: indices into the table, milliseconds."""
+
+    test: Indices
+    predicted: F64
+    low: F64
+    high: F64
+
+    @staticmethod
+    def of(predictor: LatencyPredictor, codes: Codes, test: Indices) -> _Forecast:
+        return _Forecast(test, predictor.predict(codes[test]), *predictor.interval(codes[test], COVERAGE))
+
+
 def _judgement(
-    table: LatencyTable, train: Indices, test: Indices, judged: LatencyPredictor, final: LatencyPredictor, kind: str
+    table: LatencyTable, forecasts: Sequence[_Forecast], n_train: int, final: LatencyPredictor, kind: str
 ) -> Judgement:
-    """What a fit to `train` is worth on `test`."""
-    codes, measured = table.codes()[test], table.latency_ms()[test]
-    predicted = judged.predict(codes)
-    low, high = judged.interval(codes, COVERAGE)
-    reached = quality(predicted, measured, len(train))
+    """What the forecasts, from fits to `n_train` networks, are worth."""
+    test, predicted, low, high = (
+        np.concatenate([getattr(each, part.name) for each in forecasts]) for part in fields(_Forecast)
+    )
+    measured = table.latency_ms()[test]
+    reached = quality(predicted, measured, n_train)
     return Judgement(
         predictor=final,
         kind=kind,
