@@ -375,11 +375,13 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
 def trust_list(predictor: Mapping[str, Any], again: Sequence[Network]) -> str:
     """How good a device's predictor is, with the networks of the front that were measured again."""
     facts = [
+        ("Predictor", escaped(predictor["kind"])),
         ("Mean error (MAPE)", percent(predictor["mape"])),
         ("Within 5%", percent(predictor["within_5"], 0)),
         ("Within 10%", percent(predictor["within_10"], 0)),
         ("Rank correlation (Spearman)", significant(predictor["spearman"])),
         ("Noise floor", percent(predictor["noise_floor"])),
+        ("Held out inside their 90% interval", percent(predictor["coverage"], 0)),
         ("Networks fitted on", f"{predictor['n_train']:,}"),
         ("Networks held out", f"{predictor['n_test']:,}"),
     ]

@@ -77,7 +77,7 @@ def device(
         "fingerprint": {"cpu": "Cortex-A76", "cores": 4, "memory_bytes": 8_317_000_000, "onnxruntime": "1.24.1"},
         "predictor": {
             "mape": error * 0.8, "within_5": 0.83, "within_10": 0.98, "spearman": 0.991, "n_train": 120, "n_test": 40,
-            "noise_floor": 0.012,
+            "noise_floor": 0.012, "kind": "blend", "coverage": 0.92,
             "held_out": [
                 {"arch_id": one["arch_id"], "predicted_ms": ms * rng.gauss(1, error), "measured_ms": ms}
                 for one, ms in zip(networks[:40], map(latency, networks), strict=False)
