@@ -115,6 +115,7 @@ SPINNING = False
 # A model from bytes would read external data from the current folder (seen with onnxruntime 1.31). A folder that
 # cannot exist refuses it; absolute paths and ".." the runtime refuses by itself.
 NO_FOLDER = os.path.join(os.devnull, "external-data-is-refused")  # noqa: PTH118
+EXTERNAL_DATA = "it keeps weights in other files, which are not read; save it as one file"
 
 
 def canary_device(device: Device) -> Device:
@@ -157,7 +158,8 @@ def load_graph(graph: Graph, device: Device) -> Loaded:
             graph.model, options, providers=[(device.provider, dict(device.provider_options))]
         )
     except RUNTIME_ERRORS as error:
-        raise LatencyError(f"graph {graph.key!r} does not load: {one_line(error)}") from error
+        reason = EXTERNAL_DATA if "External data" in str(error) else one_line(error)
+        raise LatencyError(f"graph {graph.key!r} does not load: {reason}") from error
     if session.get_providers()[0] != device.provider:
         raise LatencyError(f"graph {graph.key!r}: provider {device.provider} did not start on this machine")
     feeds = {entry.name: draw_input(graph, device, entry) for entry in session.get_inputs()}
@@ -202,10 +204,11 @@ def input_shape(graph: Graph, device: Device, entry: onnxruntime.NodeArg) -> lis
         shape[0] = device.batch
     unknown = [extent for extent in shape if not isinstance(extent, int) or extent < 1]
     if unknown:
-        named = next((f", or dims={{{extent!r}: ...}}" for extent in unknown if isinstance(extent, str)), "")
+        named = next((f", or --shape {extent}=N" for extent in unknown if isinstance(extent, str)), "")
+        extents = ",".join(str(extent) if isinstance(extent, int) else "N" for extent in entry.shape)
         raise LatencyError(
             f"graph {graph.key!r}: input {entry.name!r} has shape {entry.shape}; besides the batch nothing may be left "
-            f"open: give shapes={{{entry.name!r}: (...)}}{named}"
+            f"open: give --shape {entry.name}={extents}{named}"
         )
     if shape and shape[0] != device.batch and not graph.dims and not graph.shapes:
         raise LatencyError(
