@@ -13,7 +13,10 @@ from pathlib import Path
 
 # The kernel counts processor time in hundredths of a second towards its users (USER_HZ), whatever its own tick.
 TICK_S = 0.01
+WINDOW_S = 0.05
+"""Idle time comes in steps of 10 ms; of a shorter stretch it says too little."""
 STEAL_COLUMN = 8
+IDLE_COLUMN = 4  # and after it, waiting for input and output
 PRESSURE = re.compile(r"^some .*total=(\d+)", re.MULTILINE)
 
 
@@ -25,6 +28,8 @@ class Counters:
     steal_s: tuple[float, ...] | None
     """One number for each of our cores."""
     pressure_s: float | None
+    idle_s: dict[str, float]
+    """For each core but ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Conditions:
     """The lowest over our cores, at the end."""
     temperature_c: float | None = None
     """The hottest of the zones that the system shows, at the end."""
+    neighbour: float | None = None
+    """How busy the busiest core but ours was."""
 
 
 class System:
@@ -52,10 +59,12 @@ class System:
         self.root = root
         frequency = "sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
         self.frequencies = [root / frequency.format(core) for core in self.cores]
+        self.window: Counters | None = None
+        self.neighbour: float | None = None
         self.temperatures = sorted((root / "sys/class/thermal").glob("thermal_zone*/temp"))
 
     def counters(self) -> Counters:
-        return Counters(self.clock(), self._steal_s(), self._pressure_s())
+        return Counters(self.clock(), self._steal_s(), self._pressure_s(), self._idle_s())
 
     def since(self, start: Counters) -> Conditions:
         """The conditions from `start` to now."""
@@ -73,7 +82,19 @@ class System:
             None if pressure is None else min(1.0, max(0.0, pressure)),
             _extreme(min, self.frequencies, 1e3),
             _extreme(max, self.temperatures, 1e3),
+            self._neighbour(start, now),
         )
+
+    def _neighbour(self, start: Counters, now: Counters) -> float | None:
+        """How busy the busiest other core was over the last `WINDOW_S` or more, as far back as it takes."""
+        window = self.window or start
+        passed = now.at_s - window.at_s
+        if passed >= WINDOW_S:
+            idle = [now.idle_s[core] - before for core, before in window.idle_s.items() if core in now.idle_s]
+            self.neighbour = max(0.0, 1 - min(idle) / passed) if idle else None
+            window = start
+        self.window = window
+        return self.neighbour
 
     def threads(self) -> frozenset[int]:
         """Ids of this process's threads."""
@@ -94,6 +115,14 @@ class System:
             int(words[STEAL_COLUMN]) * TICK_S for words in lines if words[0] in wanted and len(words) > STEAL_COLUMN
         )
         return found or None
+
+    def _idle_s(self) -> dict[str, float]:
+        ours = {f"cpu{core}" for core in self.cores}
+        lines = [line.split() for line in _text(self.root / "proc/stat").splitlines() if line.startswith("cpu")]
+        others = [
+            words for words in lines if words[0] != "cpu" and words[0] not in ours and len(words) > IDLE_COLUMN + 1
+        ]
+        return {words[0]: (int(words[IDLE_COLUMN]) + int(words[IDLE_COLUMN + 1])) * TICK_S for words in others}
 
     def _pressure_s(self) -> float | None:
         found = PRESSURE.search(_text(self.root / "proc/pressure/cpu"))

@@ -36,6 +36,7 @@ LEVELS: dict[str, Callable[[Round, Usual, Protocol], float]] = {
     "preempted": lambda at, usual, limits: (1 - at.cpu_share / usual.cpu_share) / limits.preempted,
     "waiting": lambda at, usual, limits: (at.waiting or 0.0) / limits.preempted,
     "steal": lambda at, usual, limits: (at.steal or 0.0) / limits.stolen,
+    "neighbour": lambda at, usual, limits: (at.neighbour or 0.0) / limits.neighbour,
     "pressure": lambda at, usual, limits: (at.pressure or 0.0) / limits.pressed,
     "frequency": lambda at, usual, limits: (
         abs(at.frequency_mhz / usual.frequency_mhz - 1) / limits.slowed

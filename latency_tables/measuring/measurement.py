@@ -41,6 +41,8 @@ class Round:
     """Share of the time that some task of the whole system waited for a processor."""
     frequency_mhz: float | None = None
     temperature_c: float | None = None
+    neighbour: float | None = None
+    """Share of the time that the busiest core beside ours worked; None for a graph that does not feel it."""
 
     def __post_init__(self) -> None:
         if not self.samples_us:
@@ -48,7 +50,7 @@ class Round:
         for time in (self.canary_us, *self.samples_us):
             if not (math.isfinite(time) and time > 0):
                 raise LatencyError(f"a time must be a positive number of microseconds, not {time}")
-        for name in ("cpu_share", "waiting", "steal", "pressure"):
+        for name in ("cpu_share", "waiting", "steal", "pressure", "neighbour"):
             share = getattr(self, name)
             if share is not None and not (math.isfinite(share) and share >= 0):
                 raise LatencyError(f"{name}: a share of time must be a number from 0, not {share}")

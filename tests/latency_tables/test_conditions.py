@@ -37,6 +37,33 @@ def test_shares_are_of_the_time_that_passed_and_of_our_cores(tmp_path):
     assert first.since(starts[1]).steal == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("idle", "busy"), [((1, 1), 1.0), ((6, 11), 0.5), ((11, 11), 0.0), ((13, 13), 0.0)])
+def test_the_busiest_core_beside_ours_is_the_neighbour(tmp_path, idle, busy):
+    stat = "cpu 0 0 0 0 0 0\ncpu0 0 0 0 {} 0 0\ncpu1 0 0 0 {} 0 0\ncpu2 0 0 0 {} 0 0\n"
+    write(tmp_path, "proc/stat", stat.format(1, 1, 1))
+    times = iter((5.0, 5.1))
+    system = System((0,), tmp_path, lambda: next(times))
+    start = system.counters()
+    write(tmp_path, "proc/stat", stat.format(1, *idle))
+    assert system.since(start).neighbour == pytest.approx(busy)
+
+
+def test_short_stretches_are_joined_until_they_say_something_of_neighbours(tmp_path):
+    stat = "cpu0 0 0 0 1 0 0\ncpu1 0 0 0 {} 0 0\n"
+    write(tmp_path, "proc/stat", stat.format(0))
+    now = [5.0]
+    system = System((0,), tmp_path, lambda: now[0])
+    found = []
+    for step in range(1, 7):
+        start = system.counters()
+        now[0] += 0.02
+        write(tmp_path, "proc/stat", stat.format(step if step < 4 else 3))
+        found.append(system.since(start).neighbour)
+    # 60 ms with 30 ms idle; from the beginning of the third stretch on, 60 ms with 10 ms idle.
+    assert found[:2] == [None, None]
+    assert found[2:] == pytest.approx([0.5, 0.5, 5 / 6, 5 / 6])
+
+
 def test_a_system_that_tells_nothing_gives_none(tmp_path):
     system = System((0,), tmp_path)
     assert system.since(system.counters()) == Conditions()

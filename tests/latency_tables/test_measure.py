@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from latency_tables import Device, Graph, LatencyError, Protocol, measure
 from latency_tables.graphs.graph import profiling_model
 from latency_tables.measuring.conditions import Conditions
 from latency_tables.measuring.disturbance import LEVELS
+from latency_tables.measuring.measure import OWN_CACHE_BYTES
 from tests.latency_tables.fakes import CANARY_US, FakeMachine, graphs, tiny_space
 
 DEVICE = Device("fake")
@@ -208,6 +210,7 @@ def test_a_protocol_that_makes_no_sense_is_refused(wrong):
 
 REASONS = {
     "steal": {"told": lambda now: Conditions(steal=0.5 if now % 0.1 < 0.03 else 0.0)},
+    "neighbour": {"told": lambda now: Conditions(neighbour=1.0 if now % 0.1 < 0.03 else 0.2)},
     "pressure": {"told": lambda now: Conditions(pressure=1.0 if now % 0.1 < 0.03 else 0.1)},
     "frequency": {"told": lambda now: Conditions(frequency_mhz=1200.0 if now % 0.1 < 0.03 else 2400.0)},
     "waiting": {"waits": lambda now: 0.5 if now % 0.1 < 0.03 else 0.0},
@@ -217,7 +220,8 @@ REASONS = {
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_a_rejected_round_is_kept_with_what_disturbed_it(reason):
+def test_a_rejected_round_is_kept_with_what_disturbed_it(reason, monkeypatch):
+    monkeypatch.setattr(sys.modules["latency_tables.measuring.measure"], "OWN_CACHE_BYTES", 0)
     found = on(FakeMachine(TIMES_US, **REASONS[reason]), "a", "b", "c", protocol=Protocol(canary_every=2, pressed=0.5))
     disturbed = [one for one in found.values() if one.rejected]
     assert disturbed
@@ -226,6 +230,15 @@ def test_a_rejected_round_is_kept_with_what_disturbed_it(reason):
         assert len(one.rounds) == len(one.kept) + one.rejected[reason]
         assert not any(counts and why for counts, why in zip(one.counts, one.reasons, strict=True))
         assert one.converged
+
+
+def test_a_graph_that_fits_the_cache_of_its_core_does_not_feel_what_the_others_do():
+    machine = FakeMachine(TIMES_US, **REASONS["neighbour"])
+    large = Graph("b", b"m" * (OWN_CACHE_BYTES + 1))
+    found = measure([*graphs("a"), large], DEVICE, **machine.hooks_and_system)
+    assert found["a"].rejected == {}
+    assert {round_.neighbour for round_ in found["a"].rounds} == {None}
+    assert set(found["b"].rejected) == {"neighbour"}
 
 
 def test_every_reason_that_there_is_has_a_disturbance_that_shows_it():
