@@ -88,7 +88,7 @@ def compare(
 ) -> None:
     """What the front searched for one device costs on another: the cross-device matrix."""
     with reported():
-        from latency_tables.predicting.judge import judge
+        from latency_tables.predicting.judge import fitted
         from latency_tables.predicting.predictor import load_predictor
         from latency_tables.table import load
         from nas.compare import compare as compare_fronts
@@ -103,7 +103,7 @@ def compare(
             name = found.device.full_name(found.fingerprint)
             if name in predictors:
                 fail(f"{path}: device {name} is given twice")
-            predictors[name] = judge(found).predictor
+            predictors[name] = fitted(found)
         matrix = compare_fronts(space, searched, predictors)
         if as_json:
             print(json.dumps(matrix))

@@ -19,6 +19,7 @@ from nas.tables import (
     latency_lines,
     percent,
     plain,
+    predictor_facts,
     significant,
     table,
 )
@@ -51,17 +52,7 @@ def _verdict(report: Report) -> str:
 
 def _trust(plots: dict[str, Plot], report: Report) -> str:
     predictor, held_out = report["predictor"], report["held_out"]
-    facts = (
-        ("Predictor", escaped(predictor["kind"])),
-        ("Mean error (MAPE)", percent(predictor["mape"])),
-        ("Within 5%", percent(predictor["within_5"], 0)),
-        ("Within 10%", percent(predictor["within_10"], 0)),
-        ("Rank correlation (Spearman)", significant(predictor["spearman"])),
-        ("Noise floor", percent(predictor["noise_floor"])),
-        (f"Inside their {percent(predictor['asked_coverage'], 0)} interval", percent(predictor["coverage"], 0)),
-        ("Networks fitted on", f"{predictor['n_train']:,}"),
-        ("Networks held out", f"{predictor['n_test']:,}"),
-    )
+    facts = predictor_facts(predictor, f"Inside their {percent(predictor['asked_coverage'], 0)} interval")
     caption = (
         "A network on the diagonal was predicted exactly, one inside the pale band within 10%. A bar is the interval in "
         "which the latency was expected. None of these networks was seen when the predictor was fitted."

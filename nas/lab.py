@@ -16,7 +16,7 @@ from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.peak import add_peak
 from latency_tables.offers import check_device
 from latency_tables.plan import plan
-from latency_tables.predicting.judge import judge, judge_carried
+from latency_tables.predicting.judge import fitted, judge, judge_carried
 from latency_tables.predicting.select import select
 from latency_tables.predicting.transfer import KnownPredictors
 from latency_tables.profile import CHUNK, FEWEST, profile
@@ -87,7 +87,7 @@ def known_predictors(space: Space, tables: Sequence[Path]) -> KnownPredictors:
     """Predictors of known devices, one a table."""
     if len(tables) < 2:
         raise JobError("--from carries over from the tables of two or more other devices; give it once for each")
-    return KnownPredictors.of(space, [judge(load(path, space=space)).predictor for path in tables])
+    return KnownPredictors.of(space, [fitted(load(path, space=space)) for path in tables])
 
 
 def _telling(known: KnownPredictors, n: int) -> tuple[Arch, ...]:

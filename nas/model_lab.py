@@ -31,10 +31,10 @@ class Effort:
     """How much to measure: networks at most, seconds at most, the predictor's error to stop at (None: do not ask), and
     the precision of each median."""
 
-    networks: int = 100
-    budget_s: float = 600.0
-    target_error: float | None = None
-    precision: float = 0.02
+    networks: int
+    budget_s: float
+    target_error: float | None
+    precision: float
 
 
 def measure_onnx(
@@ -66,12 +66,13 @@ def measure_onnx(
                 progress(2, 3, "end to end")
                 whole = _end_to_end(graph, device, images, protocol)
             progress(3, 3, "done")
+    here = fingerprint()
     return {
         "format": "nas.measurement/1",
         "file": str(path),
         "device": device.to_json(),
-        "full_name": device.full_name(fingerprint()),
-        "fingerprint": fingerprint().to_json(),
+        "full_name": device.full_name(here),
+        "fingerprint": here.to_json(),
         "measurement": found.summary(),
         "end_to_end": None if whole is None else whole.summary(),
     }

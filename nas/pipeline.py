@@ -34,6 +34,7 @@ from nas.export import Checked, check_versions, specialise, write_model
 from nas.folder import STAGES, RunFolder, versions
 from nas.fronts import PICKS
 from nas.job import Job
+from nas.model_lab import LOCK_TIMEOUT_S
 from nas.progress import Display
 from nas.report import front_csv, render
 from nas.runners import make_runner
@@ -50,7 +51,6 @@ from supernets.dataset import Dataset, load
 from supernets.supernet import Supernet
 from supernets.train import train as train_supernet
 
-LOCK_TIMEOUT_S = 600.0
 COVERAGE = 0.9
 
 

@@ -372,19 +372,24 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
     return table(f"Files exported for {name}", columns, rows)
 
 
-def trust_list(predictor: Mapping[str, Any], again: Sequence[Network]) -> str:
-    """How good a device's predictor is, with the networks of the front that were measured again."""
-    facts = [
+def predictor_facts(predictor: Mapping[str, Any], inside: str) -> list[tuple[str, str]]:
+    """How good a predictor is, as names and HTML; `inside` names the share of held-out networks in their intervals."""
+    return [
         ("Predictor", escaped(predictor["kind"])),
         ("Mean error (MAPE)", percent(predictor["mape"])),
         ("Within 5%", percent(predictor["within_5"], 0)),
         ("Within 10%", percent(predictor["within_10"], 0)),
         ("Rank correlation (Spearman)", significant(predictor["spearman"])),
         ("Noise floor", percent(predictor["noise_floor"])),
-        ("Held out inside their 90% interval", percent(predictor["coverage"], 0)),
+        (inside, percent(predictor["coverage"], 0)),
         ("Networks fitted on", f"{predictor['n_train']:,}"),
         ("Networks held out", f"{predictor['n_test']:,}"),
     ]
+
+
+def trust_list(predictor: Mapping[str, Any], again: Sequence[Network]) -> str:
+    """How good a device's predictor is, with the networks of the front that were measured again."""
+    facts = predictor_facts(predictor, "Held out inside their 90% interval")
     bounded = [network for network in again if interval(network) != ABSENT]
     if bounded:
         inside = [

@@ -15,8 +15,8 @@ from pathlib import Path
 TICK_S = 0.01
 WINDOW_S = 0.05
 """Idle time comes in steps of 10 ms; of a shorter stretch it says too little."""
-STEAL_COLUMN = 8
-IDLE_COLUMN = 4  # and after it, waiting for input and output
+# Columns of a core's line: idle, and waiting for input and output, which is idle as well; stolen.
+IDLE, WAITING, STEAL = 3, 4, 7
 PRESSURE = re.compile(r"^some .*total=(\d+)", re.MULTILINE)
 
 
@@ -28,7 +28,7 @@ class Counters:
     steal_s: tuple[float, ...] | None
     """One number for each of our cores."""
     pressure_s: float | None
-    idle_s: dict[str, float]
+    idle_s: dict[int, float]
     """For each core but ours."""
 
 
@@ -64,7 +64,10 @@ class System:
         self.temperatures = sorted((root / "sys/class/thermal").glob("thermal_zone*/temp"))
 
     def counters(self) -> Counters:
-        return Counters(self.clock(), self._steal_s(), self._pressure_s(), self._idle_s())
+        at_s, cores = self.clock(), core_ticks(self.root)
+        steal = [ticks[STEAL] * TICK_S for core in self.cores if len(ticks := cores.get(core, ())) > STEAL]
+        idle = {core: _idle_s(ticks) for core, ticks in cores.items() if core not in self.cores}
+        return Counters(at_s, tuple(steal) or None, self._pressure_s(), idle)
 
     def since(self, start: Counters) -> Conditions:
         """The conditions from `start` to now."""
@@ -108,25 +111,24 @@ class System:
         waits = (_words(self.root / f"proc/self/task/{thread}/schedstat") for thread in threads)
         return tuple(int(words[1]) / 1e9 if len(words) == 3 else 0.0 for words in waits)
 
-    def _steal_s(self) -> tuple[float, ...] | None:
-        wanted = {f"cpu{core}" for core in self.cores}
-        lines = [line.split() for line in _text(self.root / "proc/stat").splitlines() if line.startswith("cpu")]
-        found = tuple(
-            int(words[STEAL_COLUMN]) * TICK_S for words in lines if words[0] in wanted and len(words) > STEAL_COLUMN
-        )
-        return found or None
-
-    def _idle_s(self) -> dict[str, float]:
-        ours = {f"cpu{core}" for core in self.cores}
-        lines = [line.split() for line in _text(self.root / "proc/stat").splitlines() if line.startswith("cpu")]
-        others = [
-            words for words in lines if words[0] != "cpu" and words[0] not in ours and len(words) > IDLE_COLUMN + 1
-        ]
-        return {words[0]: (int(words[IDLE_COLUMN]) + int(words[IDLE_COLUMN + 1])) * TICK_S for words in others}
-
     def _pressure_s(self) -> float | None:
         found = PRESSURE.search(_text(self.root / "proc/pressure/cpu"))
         return int(found[1]) / 1e6 if found else None
+
+
+def core_ticks(root: Path) -> dict[int, tuple[int, ...]]:
+    """For each core the columns of its line in `/proc/stat`."""
+    lines = [line.split() for line in _text(root / "proc/stat").splitlines() if re.match(r"cpu\d", line)]
+    return {int(words[0][3:]): tuple(map(int, words[1:])) for words in lines if len(words) > WAITING + 1}
+
+
+def idle_s(root: Path) -> dict[int, float]:
+    """How long each core has been idle, in steps of 10 ms."""
+    return {core: _idle_s(ticks) for core, ticks in core_ticks(root).items()}
+
+
+def _idle_s(ticks: tuple[int, ...]) -> float:
+    return (ticks[IDLE] + ticks[WAITING]) * TICK_S
 
 
 def _extreme(choose: Callable[[list[int]], int], files: Iterable[Path], scale: float) -> float | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
 
+from latency_tables.measuring.conditions import idle_s
+
 HIGHEST = -20
 """Niceness, where real time is not granted."""
 FAIR_KERNEL = (6, 12)
@@ -90,20 +92,10 @@ def choose_cores(allowed: Sequence[int], threads: int, root: Path = Path("/")) -
 
 def _busy(cores: Sequence[int], root: Path) -> set[int]:
     """The cores on which something else runs now."""
-    before = _idle_s(root)
+    before = idle_s(root)
     sleep(LOOK_S)
-    after = _idle_s(root)
+    after = idle_s(root)
     return {core for core in cores if core in after and after[core] - before[core] < (1 - BUSY) * LOOK_S}
-
-
-def _idle_s(root: Path) -> dict[int, float]:
-    """How long each core has been idle, in steps of 10 ms."""
-    try:
-        lines = (root / "proc/stat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return {}
-    words = [line.split() for line in lines if line.startswith("cpu") and line[3].isdigit()]
-    return {int(each[0][3:]): (int(each[4]) + int(each[5])) / 100 for each in words}
 
 
 def _first(path: Path, otherwise: int) -> int:

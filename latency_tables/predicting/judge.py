@@ -69,6 +69,11 @@ def judge(table: LatencyTable, *, fraction: float = 0.25, seed: int = 0, kinds: 
     return replace(judgement, errors=found.errors, slot_errors=slots, choice_errors=choices)
 
 
+def fitted(table: LatencyTable, seed: int = 0) -> LatencyPredictor:
+    """The predictor that `judge` fits to the whole table, without judging it."""
+    return select(table.space, table.codes(), table.latency_ms(), seed=seed).predictor
+
+
 def judge_carried(table: LatencyTable, known: KnownPredictors, *, seed: int = 0) -> Judgement:
     """The same of a predictor that is carried over from known devices.
 
