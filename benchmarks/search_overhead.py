@@ -2,7 +2,7 @@
 
     python benchmarks/search_overhead.py [--evaluations 60] [--devices 3]
 
-The overhead is everything in `nas.search.search` but the evaluations themselves (proposing, predicting, storing, fronts), as
+The overhead is everything in `search` but the evaluations themselves (proposing, predicting, storing, fronts), as
 a share of their time, with a real evaluator (CIFAR-10's space and image count, random weights and images) on one thread.
 """
 
@@ -20,11 +20,11 @@ import torch
 
 from latency_tables.predicting.predictor import AdditivePredictor
 from latency_tables.profile import plan
-from nas.evaluator import Evaluator, Score
 from nas.job import SearchSettings
-from nas.runners import LocalRunner
-from nas.search import search
-from nas.store import EvaluationStore
+from nas.searching.engine import search
+from nas.searching.evaluator import Evaluator, Score
+from nas.searching.runners import LocalRunner
+from nas.searching.store import EvaluationStore
 from search_spaces import Arch, Space, costs, define_space
 from supernets.supernet import Supernet
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latency_tables.predicting.metrics import spearman
 from latency_tables.predicting.predictor import LatencyPredictor
 from nas.errors import JobError
-from nas.fronts import front, hypervolume
+from nas.searching.fronts import front, hypervolume
 from nas.tables import finite
 from search_spaces import Space
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from latency_tables.graphs.graph import build_model
 from nas.errors import JobError
-from nas.evaluator import THREADS
 from nas.job import ExportSettings
+from nas.searching.evaluator import THREADS
 from search_spaces import NETWORK_INPUT, Arch, Layer, canonical_json, network
 from search_spaces.files import write_bytes
 from supernets.calibrate import calibrate, resize, resolution

@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from latency_tables.device import Device, local_devices
-from nas.constraints import parse_constraint
 from nas.errors import JobError
+from nas.searching.constraints import parse_constraint
 from search_spaces import FAMILIES, Space, SpaceError, define_space
 from supernets.dataset import DataSource
 from supernets.train import TrainSettings

@@ -29,18 +29,18 @@ from latency_tables.predicting.predictor import LatencyPredictor, load_predictor
 from latency_tables.profile import profile as profile_device
 from latency_tables.table import SHIFTED, LatencyTable
 from latency_tables.table import load as load_table
-from nas.evaluator import Evaluator
 from nas.export import Checked, check_versions, specialise, write_model
 from nas.folder import STAGES, RunFolder, versions
-from nas.fronts import PICKS
 from nas.job import Job
 from nas.model_lab import LOCK_TIMEOUT_S
 from nas.progress import Display
 from nas.report import front_csv, render
-from nas.runners import make_runner
-from nas.search import SearchResult
-from nas.search import search as search_space
-from nas.store import EvaluationStore
+from nas.searching.engine import SearchResult
+from nas.searching.engine import search as search_space
+from nas.searching.evaluator import Evaluator
+from nas.searching.fronts import PICKS
+from nas.searching.runners import make_runner
+from nas.searching.store import EvaluationStore
 from nas.summary import summarise
 from nas.tables import finite
 from search_spaces import Space, arch_cost, digest

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas.evaluator import Evaluator
-from nas.runners import Runner
+from nas.searching.evaluator import Evaluator
+from nas.searching.runners import Runner
 from search_spaces import Arch, SpaceError, define_space
 from supernets.augment import Normalisation
 from supernets.batches import Batches

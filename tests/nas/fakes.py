@@ -18,7 +18,7 @@ from latency_tables.measuring.peak import add_peak
 from latency_tables.measuring.sessions import Graph, Run
 from latency_tables.profile import profile
 from nas import pipeline
-from nas.evaluator import Score
+from nas.searching.evaluator import Score
 from search_spaces import Arch, Codes, Space, define_space
 
 # The nets are too small to share out; on a loaded machine a second thread only waits.

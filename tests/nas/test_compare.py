@@ -5,7 +5,7 @@ import pytest
 
 from nas.compare import Costed, compare, extra_latency
 from nas.errors import JobError
-from nas.fronts import front
+from nas.searching.fronts import front
 from tests.nas.fakes import FakePredictor, small_space
 from tests.search_spaces.spaces import all_codes
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from latency_tables.device import Device, local_devices
 from nas.errors import JobError
-from nas.fronts import PICKS
 from nas.job import Job, Pick, Sampler, job_from_json, job_to_json, read_job
-from nas.search import SAMPLERS
+from nas.searching.engine import SAMPLERS
+from nas.searching.fronts import PICKS
 from tests.nas.fakes import LITTLE, write_job
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from latency_tables.profile import profile
 from nas import pipeline
 from nas.errors import JobError
 from nas.folder import STAGES, RunFolder
-from nas.fronts import front, hypervolume
 from nas.job import job_from_json, job_to_json, read_job
+from nas.searching.fronts import front, hypervolume
 from search_spaces import Space, arch_cost
 from supernets.checkpoint import read as read_checkpoint
 from supernets.train import train

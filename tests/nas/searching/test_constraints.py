@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from nas.constraints import COSTS, METRICS, constraint_values, feasible_sample, parse_constraint, violations
 from nas.errors import Infeasible, JobError
+from nas.searching.constraints import COSTS, METRICS, constraint_values, feasible_sample, parse_constraint, violations
 from search_spaces import costs, define_space
 from tests.nas.fakes import FakePredictor, small_space
 from tests.search_spaces.spaces import all_codes

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.fronts import PICKS, REFERENCE_LATENCY, front, hypervolume, knee
+from nas.searching.fronts import PICKS, REFERENCE_LATENCY, front, hypervolume, knee
 
 # Few different values, so that ties are common.
 POINTS = st.lists(

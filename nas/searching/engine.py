@@ -16,13 +16,13 @@ import optuna
 from numpy.typing import NDArray
 
 from latency_tables.predicting.predictor import LatencyPredictor
-from nas.constraints import Constraint, constraint_values, feasible_sample, parse_constraint, violations
 from nas.errors import JobError
-from nas.fronts import front, hypervolume
 from nas.job import SearchSettings
 from nas.progress import Progress
-from nas.runners import Runner
-from nas.store import EvaluationStore
+from nas.searching.constraints import Constraint, constraint_values, feasible_sample, parse_constraint, violations
+from nas.searching.fronts import front, hypervolume
+from nas.searching.runners import Runner
+from nas.searching.store import EvaluationStore
 from search_spaces import Arch, Codes, Space, digest
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {

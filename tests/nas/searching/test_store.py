@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nas.errors import JobError
-from nas.store import EvaluationStore
+from nas.searching.store import EvaluationStore
 from tests.nas.fakes import small_space
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ ADDING = """
 import sys
 from pathlib import Path
 import numpy as np
-from nas.store import EvaluationStore
+from nas.searching.store import EvaluationStore
 from search_spaces import define_space
 space = define_space("tiny")
 with EvaluationStore(Path(sys.argv[1]), "same") as store:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from nas.errors import JobError
-from nas.evaluator import Evaluator, Score
+from nas.searching.evaluator import Evaluator, Score
 from search_spaces import Arch
 
 REACHED_S = 10.0

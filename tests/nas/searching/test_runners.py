@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nas.errors import JobError
-from nas.runners import LocalRunner, RayRunner, make_runner
+from nas.searching.runners import LocalRunner, RayRunner, make_runner
 from tests.contracts.runner_contract import check_runner, small_evaluator, some_archs
 
 

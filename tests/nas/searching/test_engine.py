@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.constraints import METRICS
 from nas.errors import Infeasible, JobError
-from nas.fronts import front
 from nas.job import SearchSettings
-from nas.search import SearchResult, search
-from nas.store import EvaluationStore
+from nas.searching.constraints import METRICS
+from nas.searching.engine import SearchResult, search
+from nas.searching.fronts import front
+from nas.searching.store import EvaluationStore
 from search_spaces import Space, costs, define_space
 from tests.nas.fakes import FakePredictor, FakeRunner, Interrupted, fake_accuracy, small_space
 from tests.search_spaces.spaces import all_codes

@@ -1,0 +1,1 @@
+"""The search: objectives, proposals, evaluations, fronts and what they are compared with."""
