@@ -197,11 +197,12 @@ class _Work:
         if weigh is not None and self.left_s > 0:
             light = [graphs[key] for key, found in known.items() if found.footprint is None]
             known |= {key: replace(known[key], footprint=found) for key, found in weigh(light, self.device).items()}
+            self.save(known)
         for key, found in known.items():
             if meter is not None and found.energy is None and self.left_s > 0:
                 energy = measure_energy(self.open_graph(graphs[key], self.device), meter)
-                known[key] = replace(found, energy=energy)
-        self.save(known)
+                # After each: it takes 1.5 s, and a table of 300 networks is written in 0.23 s.
+                self.save({key: replace(found, energy=energy)})
 
     def save(self, measured: Mapping[str, Measurement]) -> Journal:
         """The whole table, with an empty journal."""

@@ -19,6 +19,7 @@ from latency_tables.errors import LatencyError, TableError
 from latency_tables.files import write_atomically
 from latency_tables.journal import Journal
 from latency_tables.measuring.measurement import Measurement, Round
+from latency_tables.statistic import MEDIAN, STATISTICS, noise_floor
 from search_spaces import Arch, Codes, Space, SpaceError, canonical_json
 
 TABLE_FORMAT = "nas.latency_table/2"
@@ -27,6 +28,12 @@ FIRST_FORMAT = "nas.latency_table/1"
 SHIFTED = 0.1
 """A canary that differs by more than this from the table's means another machine, or the same one in another state."""
 
+# Of statistics that not every measurement has: what they are of, and how to come by them.
+LACKING = {
+    "energy_mj": ("energy", "pip install '.[energy]' on a machine that counts it, and profile anew"),
+}
+
+F64 = NDArray[np.float64]
 Json = Any
 
 
@@ -91,14 +98,43 @@ class LatencyTable:
         """The measured architectures, `(n, choices)`, in the order of the entries."""
         return self.space.encode(entry.arch for entry in self.entries)
 
-    def latency_ms(self) -> NDArray[np.float64]:
+    def latency_ms(self) -> F64:
         """Their median latencies, `(n,)`."""
-        return np.array([entry.measurement.median_us for entry in self.entries]) / 1e3
+        return self.values(MEDIAN)
+
+    def values(self, statistic: str) -> F64:
+        """One of `STATISTICS` of each, `(n,)`; `TableError` if it was not measured for all of them."""
+        found = self._column(statistic)
+        if None in found:
+            raise self._lacking(statistic, found.count(None))
+        return np.array(found, dtype=np.float64)
+
+    def having(self, statistic: str) -> LatencyTable:
+        """Its entries for which this was measured; `TableError` if there are none though it has entries."""
+        found = self._column(statistic)
+        if found and found.count(None) == len(found):
+            raise self._lacking(statistic, len(found))
+        entries = zip(self.entries, found, strict=True)
+        return replace(self, entries=tuple(entry for entry, value in entries if value is not None))
+
+    def _lacking(self, statistic: str, networks: int) -> TableError:
+        which = "it" if networks == len(self.entries) else f"{networks} of its {len(self.entries)} networks"
+        what, remedy = LACKING[statistic]
+        return TableError(f"{self.device.name}: no {what} was measured for {which}: {remedy}")
+
+    def _column(self, statistic: str) -> list[float | None]:
+        if statistic not in STATISTICS:
+            raise TableError(f"{self.device.name}: unknown statistic {statistic!r}; known are {', '.join(STATISTICS)}")
+        return [STATISTICS[statistic](entry.measurement) for entry in self.entries]
 
     @property
     def noise_floor(self) -> float:
+        """That of the median latency."""
+        return self.noise_floor_of(MEDIAN)
+
+    def noise_floor_of(self, statistic: str) -> float:
         """The median over the entries of how far two halves of one measurement lie apart, relative."""
-        return float(np.median([entry.measurement.noise_floor for entry in self.entries]))
+        return float(np.median([noise_floor(entry.measurement, statistic) for entry in self.entries]))
 
     def with_measured(self, archs: Iterable[Arch], measured: Mapping[str, Measurement]) -> LatencyTable:
         """This table with measurements added, or replaced where the architecture is there already."""

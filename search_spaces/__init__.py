@@ -3,7 +3,16 @@
 from search_spaces.cost import COSTS, Cost, arch_cost, costs
 from search_spaces.errors import SpaceError
 from search_spaces.evolve import crossover, mutate
-from search_spaces.family import FAMILIES, define_space, network, slot_configs, slot_index, slot_sizes, slots
+from search_spaces.family import (
+    FAMILIES,
+    define_space,
+    network,
+    slot_configs,
+    slot_index,
+    slot_sizes,
+    slot_values,
+    slots,
+)
 from search_spaces.layers import NETWORK_INPUT, Layer
 from search_spaces.slots import Slot
 from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json, digest
@@ -32,5 +41,6 @@ __all__ = [
     "slot_configs",
     "slot_index",
     "slot_sizes",
+    "slot_values",
     "slots",
 ]

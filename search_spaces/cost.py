@@ -1,4 +1,4 @@
-"""MACs, parameters and activation bytes of whole populations, from Layers."""
+"""What whole populations cost for one image in fp32: MACs, parameters, bytes of weights and activations, from Layers."""
 
 from __future__ import annotations
 
@@ -10,46 +10,91 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.family import network, slot_configs, slot_index, slots
-from search_spaces.layers import Layer
+from search_spaces.family import network, slot_configs, slot_values, slots
+from search_spaces.layers import FLOAT_BYTES, Layer, Shape
 from search_spaces.space import Arch, Space
 
-Metric = Callable[[Layer], int]
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A cost of layers that run one after the other, and how those of a network's slots combine into its own."""
+
+    of: Callable[[Sequence[Layer]], int]
+    combine: np.ufunc
+
+
+def weight_bytes(layer: Layer) -> int:
+    """Bytes of what is left of a layer when batch norm is folded into it: the weight and one bias a channel."""
+    return FLOAT_BYTES * (layer.weights + layer.out_shape[0] * int(layer.bias or layer.norm))
+
+
+def peak_activation_bytes(layers: Sequence[Layer]) -> int:
+    """The most bytes of activations alive at once, when layers run in order and each writes a tensor of its own.
+
+    While a layer runs, its output is alive and whatever was written before that it or a later layer reads: its inputs,
+    and a shortcut or a gated tensor that waits for its `add` or `mul`. The input of the first layer counts as well.
+    """
+    last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
+    alive: dict[str, int] = {}
+    peak = 0
+    for i, layer in enumerate(layers):
+        alive.setdefault(layer.inputs[0], _bytes(layer.in_shape))
+        alive[layer.name] = layer.activation_bytes
+        peak = max(peak, sum(alive.values()))
+        alive = {name: size for name, size in alive.items() if last_read.get(name, i) > i}
+    return peak
+
+
+def _bytes(shape: Shape) -> int:
+    return FLOAT_BYTES * shape[0] * shape[1] * shape[2]
+
+
+def _summed(of: Callable[[Layer], int]) -> Metric:
+    return Metric(lambda layers: sum(map(of, layers)), np.add)
+
 
 COSTS: dict[str, Metric] = {
-    "macs": lambda layer: layer.macs,
-    "params": lambda layer: layer.params,
-    "activation_bytes": lambda layer: layer.activation_bytes,
+    "macs": _summed(lambda layer: layer.macs),
+    "params": _summed(lambda layer: layer.params),
+    "activation_bytes": _summed(lambda layer: layer.activation_bytes),
+    "weight_bytes": _summed(weight_bytes),
+    # Nothing but a slot's output outlives it, and that is the next slot's input: the network's peak is that of a slot.
+    "peak_activation_bytes": Metric(peak_activation_bytes, np.maximum),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one architecture costs: multiply-accumulates, trainable numbers, bytes of all fp32 layer outputs."""
+    """What one architecture costs for one image in fp32. Lower is better."""
 
     macs: int
+    """Multiply-accumulates of convolutions and linear layers."""
     params: int
+    """Trainable numbers, those of batch norm included."""
     activation_bytes: int
+    """Of all layers' outputs together."""
+    weight_bytes: int
+    """Of the weights that deployment leaves: see the function of this name."""
+    peak_activation_bytes: int
+    """Of the activations alive at once: see the function of this name."""
 
 
 def arch_cost(space: Space, arch: Arch) -> Cost:
-    """The cost for one image."""
+    """The cost of one architecture, from its whole network."""
     layers = network(space, arch)
-    return Cost(**{name: sum(map(metric, layers)) for name, metric in COSTS.items()})
+    return Cost(**{name: metric.of(layers) for name, metric in COSTS.items()})
 
 
 def costs(space: Space, codes: NDArray[np.integer[Any]], metric: str) -> NDArray[np.int64]:
     """One metric of `COSTS` for every row of canonical codes: `(n, choices)` -> `(n,)`. Lower is better."""
-    total = np.zeros(len(codes), dtype=np.int64)
-    for slot, table in zip(slots(space), _tables(space, metric), strict=True):
-        total += table[slot_index(space, slot, codes)]
-    return total
+    found: NDArray[np.int64] = COSTS[metric].combine.reduce(slot_values(space, _tables(space, metric), codes), axis=1)
+    return found
 
 
 @lru_cache(maxsize=64)
 def _tables(space: Space, metric: str) -> Sequence[NDArray[np.int64]]:
-    of = COSTS[metric]
+    of = COSTS[metric].of
     return [
-        np.array([sum(map(of, slot.build(values))) for values in slot_configs(space, slot)], dtype=np.int64)
+        np.array([of(slot.build(values)) for values in slot_configs(space, slot)], dtype=np.int64)
         for slot in slots(space)
     ]

@@ -7,7 +7,7 @@ slot, and a whole population is looked up at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -32,6 +32,8 @@ class Family:
     choices: Callable[[Mapping[str, Json]], tuple[Choice, ...]]
     slots: Callable[[Mapping[str, Json]], tuple[Slot, ...]]
 
+
+ROWS_AT_ONCE = 256
 
 FAMILIES: dict[str, Family] = {
     "tiny": Family(tiny.settings, tiny.choices, tiny.slots),
@@ -87,6 +89,37 @@ def slot_index(space: Space, slot: Slot, codes: NDArray[np.integer[Any]]) -> NDA
         column = space.columns[name]
         index = index * int(space.cardinalities[column]) + codes[:, column]
     return index
+
+
+def slot_values(space: Space, tables: Sequence[NDArray[Any]], codes: NDArray[np.integer[Any]]) -> NDArray[Any]:
+    """The entry that each row of canonical codes takes in each slot's table: `(n, choices)` -> `(n, slots, ...)`.
+
+    `tables` has one array `(configurations, ...)` a slot, in the order of `slot_index`.
+    """
+    return np.moveaxis(np.concatenate(tables)[_places(space, codes)], 0, 1)
+
+
+def _places(space: Space, codes: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """`slot_index` of every slot at once, counted over the tables of all slots one after another: `(slots, n)`.
+
+    As a product of matrices: 6 times as fast as slot by slot at 240 rows. For many rows the product would go to several
+    threads, which on a busy machine wait for each other, and take 30 times as long.
+    """
+    strides, starts = _strides(space)
+    parts = [codes[i : i + ROWS_AT_ONCE].T.astype(np.float64) for i in range(0, max(len(codes), 1), ROWS_AT_ONCE)]
+    return np.concatenate([(strides @ part).astype(np.int64) for part in parts], axis=1) + starts
+
+
+@lru_cache(maxsize=64)
+def _strides(space: Space) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What one step of a choice adds to the index of a slot, `(slots, choices)`, and where each table starts, `(slots, 1)`."""
+    strides = np.zeros((len(slots(space)), len(space.choices)))
+    for s, slot in enumerate(slots(space)):
+        stride = 1
+        for name in reversed(slot.choices):
+            strides[s, space.columns[name]] = stride
+            stride *= int(space.cardinalities[space.columns[name]])
+    return strides, np.cumsum([0, *slot_sizes(space)])[:-1, None]
 
 
 def slot_sizes(space: Space) -> tuple[int, ...]:

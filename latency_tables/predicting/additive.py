@@ -20,7 +20,7 @@ from latency_tables.predicting.documents import PREDICTOR_FORMAT, as_array, fiel
 from latency_tables.predicting.features import TILE_CHANNELS, Indices, layer_class, space_layers
 from latency_tables.predicting.nnls import nnls
 from latency_tables.predicting.samples import checked
-from search_spaces import Codes, Layer, Space, slot_index, slot_sizes, slots
+from search_spaces import Codes, Layer, Space, slot_index, slot_sizes, slot_values, slots
 
 F64 = NDArray[np.float64]
 Json = Any
@@ -77,16 +77,14 @@ class AdditivePredictor:
         return fit_layers(space, codes, latency_ms)[0]
 
     def predict(self, codes: Codes) -> F64:
-        total = np.full(len(codes), self.constant_ms)
-        for slot, table in zip(slots(self.space), self.tables_ms, strict=True):
-            total += table[slot_index(self.space, slot, codes)]
-        predicted: F64 = np.maximum(total, FLOOR_MS)
+        predicted: F64 = np.maximum(
+            self.constant_ms + slot_values(self.space, self.tables_ms, codes).sum(axis=1), FLOOR_MS
+        )
         return predicted
 
     def slot_costs_ms(self, codes: Codes) -> F64:
         """What each slot adds to each network, `(n, slots)`."""
-        costs = [t[slot_index(self.space, s, codes)] for s, t in zip(slots(self.space), self.tables_ms, strict=True)]
-        return np.stack(costs, axis=1)
+        return slot_values(self.space, self.tables_ms, codes)
 
     def interval(self, codes: Codes, coverage: float) -> tuple[F64, F64]:
         return self.conformal.interval(self.predict(codes), coverage)

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import Codes, Layer, Space, slot_configs, slot_index, slots
+from search_spaces import Codes, Layer, Space, slot_configs, slot_index, slot_values, slots
 from search_spaces.layers import FLOAT_BYTES
 
 F64 = NDArray[np.float64]
@@ -143,7 +143,5 @@ def slot_features(space: Space) -> tuple[F64, ...]:
 
 def network_features(space: Space, codes: Codes) -> F64:
     """The features of whole networks: `(n, choices)` -> `(n, k)`."""
-    total = np.zeros((len(codes), len(FEATURES)))
-    for slot, table in zip(slots(space), slot_features(space), strict=True):
-        total += table[slot_index(space, slot, codes)]
+    total: F64 = slot_values(space, slot_features(space), codes).sum(axis=1)
     return total

@@ -14,6 +14,7 @@ from latency_tables.predicting.metrics import Quality, quality
 from latency_tables.predicting.predictor import LatencyPredictor
 from latency_tables.predicting.select import KINDS, Fit, Selection, select
 from latency_tables.predicting.transfer import KnownPredictors, TransferPredictor
+from latency_tables.statistic import MEDIAN
 from latency_tables.table import LatencyTable
 from search_spaces import Codes
 
@@ -28,7 +29,10 @@ HALVES_APART = 1.35
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One network that was kept from the fit, and the interval that should hold 90% of them."""
+    """One network that was kept from the fit, and the interval that should hold 90% of them.
+
+    In milliseconds; energies are in millijoules.
+    """
 
     arch_id: str
     predicted_ms: float
@@ -50,36 +54,50 @@ class Judgement:
     coverage: float
     """Share of the held-out networks within their 90% intervals."""
     noise_floor: float
-    """Of the table: errors cannot be told apart below it."""
+    """Of the table's statistic: errors cannot be told apart below it; infinite where it is not known."""
     held_out: tuple[HeldOut, ...]
     slot_errors: tuple[SlotError, ...]
     """The slots that are predicted worst first; none where the networks were too few to cross-validate."""
     choice_errors: tuple[ChoiceError, ...]
+    statistic: str = MEDIAN
 
 
-def judge(table: LatencyTable, *, fraction: float = 0.25, seed: int = 0, kinds: Mapping[str, Fit] = KINDS) -> Judgement:
-    """Hold out a share of the networks, select and fit on the rest, compare; then select and fit on all."""
-    space, codes, measured = table.space, table.codes(), table.latency_ms()
+def judge(
+    table: LatencyTable,
+    *,
+    fraction: float = 0.25,
+    seed: int = 0,
+    kinds: Mapping[str, Fit] = KINDS,
+    statistic: str = MEDIAN,
+) -> Judgement:
+    """Hold out a share of the networks, select and fit on the rest, compare; then select and fit on all.
+
+    `statistic` is one of `STATISTICS`; networks that it was not measured for are left aside.
+    """
+    table = table.having(statistic)
+    space, codes, measured = table.space, table.codes(), table.values(statistic)
     train, test = _split(table, fraction, seed)
     judged = select(space, codes[train], measured[train], kinds=kinds, seed=seed).predictor
     found = select(space, codes, measured, kinds=kinds, seed=seed)
     forecast = _Forecast.of(judged, codes, test)
-    judgement = _judgement(table, [forecast], len(train), found.predictor, found.kind)
-    slots, choices = _blame(table, found)
+    judgement = _judgement(table, statistic, [forecast], len(train), found.predictor, found.kind)
+    slots, choices = _blame(table, statistic, found)
     return replace(judgement, errors=found.errors, slot_errors=slots, choice_errors=choices)
 
 
-def fitted(table: LatencyTable, seed: int = 0) -> LatencyPredictor:
+def fitted(table: LatencyTable, seed: int = 0, statistic: str = MEDIAN) -> LatencyPredictor:
     """The predictor that `judge` fits to the whole table, without judging it."""
-    return select(table.space, table.codes(), table.latency_ms(), seed=seed).predictor
+    table = table.having(statistic)
+    return select(table.space, table.codes(), table.values(statistic), seed=seed).predictor
 
 
-def judge_carried(table: LatencyTable, known: KnownPredictors, *, seed: int = 0) -> Judgement:
-    """The same of a predictor that is carried over from known devices.
+def judge_carried(table: LatencyTable, known: KnownPredictors, *, seed: int = 0, statistic: str = MEDIAN) -> Judgement:
+    """The same of a predictor that is carried over from known devices, whose predictors are of the same statistic.
 
     It is fitted to few networks, so each of them is held out once: a fifth at a time is predicted by a fit to the rest.
     """
-    codes, measured = table.codes(), table.latency_ms()
+    table = table.having(statistic)
+    codes, measured = table.codes(), table.values(statistic)
     by_id = np.argsort([entry.arch.id for entry in table.entries])
     folds = np.array_split(np.random.default_rng(seed).permutation(by_id), min(CARRIED_FOLDS, len(by_id)))
     forecasts = []
@@ -87,7 +105,7 @@ def judge_carried(table: LatencyTable, known: KnownPredictors, *, seed: int = 0)
         train = np.setdiff1d(by_id, test)
         forecasts.append(_Forecast.of(TransferPredictor.fit(known, codes[train], measured[train]), codes, test))
     fewest = len(by_id) - max(map(len, folds))
-    return _judgement(table, forecasts, fewest, TransferPredictor.fit(known, codes, measured), "transfer")
+    return _judgement(table, statistic, forecasts, fewest, TransferPredictor.fit(known, codes, measured), "transfer")
 
 
 def _split(table: LatencyTable, fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -119,13 +137,18 @@ class _Forecast:
 
 
 def _judgement(
-    table: LatencyTable, forecasts: Sequence[_Forecast], n_train: int, final: LatencyPredictor, kind: str
+    table: LatencyTable,
+    statistic: str,
+    forecasts: Sequence[_Forecast],
+    n_train: int,
+    final: LatencyPredictor,
+    kind: str,
 ) -> Judgement:
     """What the forecasts, from fits to `n_train` networks, are worth."""
     test, predicted, low, high = (
         np.concatenate([getattr(each, part.name) for each in forecasts]) for part in fields(_Forecast)
     )
-    measured = table.latency_ms()[test]
+    measured = table.values(statistic)[test]
     reached = quality(predicted, measured, n_train)
     return Judgement(
         predictor=final,
@@ -133,23 +156,26 @@ def _judgement(
         errors={kind: reached.mape},
         quality=reached,
         coverage=float(np.mean((low <= measured) & (measured <= high))),
-        noise_floor=table.noise_floor,
+        noise_floor=table.noise_floor_of(statistic),
         held_out=tuple(
             HeldOut(table.entries[i].arch.id, *map(float, numbers))
             for i, *numbers in zip(test, predicted, measured, low, high, strict=True)
         ),
         slot_errors=(),
         choice_errors=(),
+        statistic=statistic,
     )
 
 
-def _blame(table: LatencyTable, found: Selection) -> tuple[tuple[SlotError, ...], tuple[ChoiceError, ...]]:
+def _blame(
+    table: LatencyTable, statistic: str, found: Selection
+) -> tuple[tuple[SlotError, ...], tuple[ChoiceError, ...]]:
     """What the errors on networks left out in cross-validation go with."""
     if not len(found.left_out):
         return (), ()
-    codes, measured = table.codes(), table.latency_ms()
+    codes, measured, floor = table.codes(), table.values(statistic), table.noise_floor_of(statistic)
     errors = found.left_out_ms / measured[found.left_out] - 1
-    noise = table.noise_floor / HALVES_APART if np.isfinite(table.noise_floor) else 0.0
+    noise = floor / HALVES_APART if np.isfinite(floor) else 0.0
     additive = AdditivePredictor.fit(table.space, codes, measured)
     return (
         slot_errors(additive, codes[found.left_out], errors, noise),

@@ -1,4 +1,4 @@
-"""Latency predictors: what they have in common, and reading them from files."""
+"""Latency predictors: what they have in common, and their files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from numpy.typing import NDArray
 from latency_tables.errors import LatencyError
 from latency_tables.predicting.additive import AdditivePredictor
 from latency_tables.predicting.blend import Blend
-from latency_tables.predicting.documents import PREDICTOR_FORMAT, read_document
+from latency_tables.predicting.documents import PREDICTOR_FORMAT, read_document, write_document
 from latency_tables.predicting.learned import MODELS, LearnedPredictor
 from latency_tables.predicting.transfer import TransferPredictor
+from latency_tables.statistic import MEDIAN, STATISTICS
 from search_spaces import Codes, Space
 
-__all__ = ["PREDICTORS", "AdditivePredictor", "LatencyPredictor", "load_predictor", "predictor_from_json"]
+__all__ = [
+    "PREDICTORS",
+    "AdditivePredictor",
+    "LatencyPredictor",
+    "load_predictor",
+    "predictor_from_json",
+    "save_predictor",
+]
 
 F64 = NDArray[np.float64]
 Json = Any
 
 
 class LatencyPredictor(Protocol):
-    """Latencies of architectures that were not measured."""
+    """Latencies of architectures that were not measured, or another of `STATISTICS`, in its unit."""
 
     @property
     def space(self) -> Space:
@@ -43,7 +51,7 @@ class LatencyPredictor(Protocol):
         """The document that `predictor_from_json` reads."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file that `load_predictor` reads."""
+        """Write the file that `load_predictor` reads, of a predictor of median latencies."""
 
 
 PREDICTORS: dict[str, Callable[[dict[str, Json]], LatencyPredictor]] = {
@@ -65,10 +73,23 @@ def predictor_from_json(document: Json) -> LatencyPredictor:
     return PREDICTORS[kind](document)
 
 
-def load_predictor(path: str | os.PathLike[str], *, space: Space | None = None) -> LatencyPredictor:
-    """Read what a predictor's `save` wrote; give `space` to refuse a predictor of another one."""
+def save_predictor(predictor: LatencyPredictor, path: str | os.PathLike[str], statistic: str = MEDIAN) -> None:
+    """Write the file that `load_predictor` reads; it says what it predicts unless that is the median latency."""
+    if statistic not in STATISTICS:
+        raise LatencyError(f"{path}: unknown statistic {statistic!r}; known are {', '.join(STATISTICS)}")
+    said = {} if statistic == MEDIAN else {"statistic": statistic}
+    write_document(path, {**predictor.to_json(), **said})
+
+
+def load_predictor(
+    path: str | os.PathLike[str], *, space: Space | None = None, statistic: str = MEDIAN
+) -> LatencyPredictor:
+    """Read what `save_predictor` or a predictor's `save` wrote, of this statistic; give `space` to refuse another one."""
     try:
-        predictor = predictor_from_json(read_document(path, PREDICTOR_FORMAT))
+        document = read_document(path, PREDICTOR_FORMAT)
+        if (found := document.pop("statistic", MEDIAN)) != statistic:
+            raise LatencyError(f"statistic: the predictor is of {found!r}, wanted {statistic!r}; fit one for it")
+        predictor = predictor_from_json(document)
     except LatencyError as error:
         raise LatencyError(f"{path}: {error}") from error
     if space is not None and predictor.space != space:

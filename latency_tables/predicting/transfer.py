@@ -26,7 +26,7 @@ from latency_tables.predicting.documents import PREDICTOR_FORMAT, array, as_arra
 from latency_tables.predicting.features import slot_features
 from latency_tables.predicting.kernels import F64, Posterior, Rows, design
 from latency_tables.predicting.known import MIN_DEVICES, KnownDevices, middle_and_spread, thinned
-from search_spaces import Codes, Space, SpaceError, slot_index, slot_sizes, slots
+from search_spaces import Codes, Space, SpaceError, slot_sizes, slot_values
 
 # Architectures on which known devices are compared.
 MOST_COMPARED = 1000
@@ -232,6 +232,5 @@ def _compared(space: Space) -> Codes:
 
 
 def _looked_up(space: Space, tables: tuple[F64, ...], codes: Codes) -> F64:
-    parts = [table[slot_index(space, slot, codes)] for slot, table in zip(slots(space), tables, strict=True)]
-    total: F64 = np.sum(parts, axis=0)
+    total: F64 = slot_values(space, tables, codes).sum(axis=1)
     return total

@@ -187,6 +187,32 @@ def test_footprints_and_energy_are_added_where_they_lack(tmp_path):
     assert all(isinstance(entry.measurement.energy, Energy) for entry in measured.entries)
 
 
+def test_energies_are_kept_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("latency_tables.measuring.energy.WINDOW_S", 0.001)
+    path = tmp_path / "t.json"
+
+    class Meter:
+        def __init__(self, windows):
+            self.windows = windows
+
+        def begin(self):
+            if self.windows == 0:
+                raise KeyboardInterrupt
+            self.windows -= 1
+
+        def end(self):
+            return {"cpu": 2.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        fake_profile(path, n=4, meter=Meter(windows=3))
+    left = load(path).having("energy_mj")
+    assert len(left.entries) == 3
+    whole = fake_profile(path, n=4, meter=Meter(windows=1))
+    assert len(whole.values("energy_mj")) == 4
+    assert whole.entries[:3] == left.entries
+    assert load(path) == whole
+
+
 def profile_for_ever(path, tell):
     """One byte into `tell` for each round that is finished."""
     try:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from search_spaces import (
-    COSTS,
     FAMILIES,
     Choice,
     Space,
@@ -60,15 +59,6 @@ def test_the_largest_mobilenet_v3_costs_what_is_published():
     assert cost.params == 7_664_760
 
 
-@pytest.mark.parametrize("metric", COSTS)
-@pytest.mark.parametrize("name", families())
-def test_costs_of_a_population_add_up_over_its_layers(name, metric):
-    space = families()[name]
-    codes = space.sample(np.random.default_rng(2), 40)
-    by_hand = [sum(COSTS[metric](layer) for layer in network(space, arch)) for arch in space.decode(codes)]
-    np.testing.assert_array_equal(costs(space, codes, metric), by_hand)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_hundred_thousand_architectures_are_costed_at_once(family):
     space = define_space(family)
@@ -80,10 +70,6 @@ def test_a_hundred_thousand_architectures_are_costed_at_once(family):
         assert macs[row] == arch_cost(space, space.decode(codes[row : row + 1])[0]).macs
     low, high = arch_cost(space, space.smallest()).macs, arch_cost(space, space.largest()).macs
     assert low <= macs.min() < macs.max() <= high
-
-
-def test_no_architectures_cost_nothing():
-    assert costs(define_space("tiny"), np.zeros((0, 19), dtype=np.int16), "macs").shape == (0,)
 
 
 @pytest.mark.parametrize("name", families())
