@@ -21,6 +21,8 @@ from nas.console import AsJson, fail, reported
 from nas.device_cli import Asked, devices, measure_onnx, profile_space
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from nas.folder import RunFolder
     from nas.job import Job
     from nas.pipeline import Run
@@ -195,13 +197,43 @@ def profile(
             measure_onnx(onnx, shapes or [], images or [], asked, as_json)
 
 
-@app.command(epilog="Example: nas search runs/digits --jobs 2")
+@app.command(epilog="Example: nas search runs/digits --jobs 2\n\nExample: nas search runs/digits --extend 100")
 def search(
-    folder: RunArgument, jobs: Jobs = CORES, again: Again = False, overrides: Set = None, as_json: AsJson = False
+    folder: RunArgument,
+    jobs: Jobs = CORES,
+    again: Again = False,
+    extend: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Go on with a search for N more evaluations.", show_default=False),
+    ] = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look for the architectures that are Pareto-optimal on each device."""
+    if extend is not None and (again or overrides):
+        fail("--extend goes on with the search as it was begun, so it takes no --again or --set")
     with reported():
-        _stage(_resumed(folder, jobs), "search", again, as_json, overrides=overrides)
+        context = _resumed(folder, jobs)
+        if extend is not None:
+            more = [f"search.evaluations={context.job.search.evaluations + extend}"]
+            _stage(context, "search", True, as_json, overrides=more)
+        else:
+            _stage(replace(context, anew=again), "search", again, as_json, overrides=overrides)
+
+
+@app.command(epilog="Example: nas studies runs/digits --storage sqlite:///runs/optuna.db")
+def studies(
+    folder: RunArgument,
+    storage: Annotated[str, typer.Option(metavar="URL", help="An Optuna storage, as sqlite:///optuna.db.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's search as Optuna studies, one a device, for Optuna's plots and for optuna-dashboard."""
+    with reported():
+        from nas.folder import RunFolder
+        from nas.optuna_studies import write_studies
+
+        names = write_studies(RunFolder.open(folder), storage)
+    print(json.dumps(names) if as_json else "\n".join(f"{storage}: {name}" for name in names))
 
 
 @app.command(epilog="Example: nas export runs/digits")
@@ -293,39 +325,68 @@ def _stage(
 
 
 def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
-    """One table a device, and where the rest is."""
+    """One table a device, what the search was worth, and where the rest is."""
     from rich.console import Console
-    from rich.table import Table
 
+    from nas.report import check_format
+
+    check_format(summary)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for device in summary["devices"]:
-        quality = device["predictor"]
-        title = (
-            f"{device['name']}: {len(device['front'])} networks on the front; predictor error {100 * quality['mape']:.1f}% "
-            f"on {quality['n_test']} held-out networks"
-        )
-        table = Table(title=title, title_justify="left")
-        for name in ("pick", "val %", "test %", "predicted ms", "measured ms", "MACs", "params", "file"):
-            table.add_column(name, justify="left" if name in ("pick", "file") else "right", no_wrap=True)
-        rows = {row["arch_id"]: row for row in device["front"]}
-        for made in device["exports"]:
-            row = rows[made["arch_id"]]
-            table.add_row(
-                made["pick"],
-                f"{100 * row['val_accuracy']:.1f}",
-                f"{100 * row['test_accuracy']:.1f}",
-                f"{row['latency_ms_predicted']:.3f}",
-                f"{row['latency_ms_measured']:.3f}",
-                f"{row['macs'] / 1e6:.2f} M",
-                f"{row['params'] / 1e3:.1f} k",
-                made["file"],
-            )
-        console.print(table)
+        if device["closest"] is None:
+            console.print(_front_table(device))
+        else:
+            console.print(_closest_line(device), highlight=False)
     supernet, total = summary["supernet"], sum(summary["stages"].values())
+    console.print(_search_line(summary["search"]), highlight=False)
     console.print(
         f"supernet on test images: {100 * supernet['largest_test_accuracy']:.1f}% largest, "
-        f"{100 * supernet['smallest_test_accuracy']:.1f}% smallest; {summary['search']['unique']} networks evaluated; "
+        f"{100 * supernet['smallest_test_accuracy']:.1f}% smallest; {summary['search']['evaluations']} networks evaluated; "
         f"{total:.0f} s in all",
         highlight=False,
     )
     console.print(f"report: {folder.report}", highlight=False)
+
+
+def _front_table(device: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    quality = device["predictor"]
+    title = (
+        f"{device['name']}: {len(device['front'])} networks on the front; predictor error {100 * quality['mape']:.1f}% "
+        f"on {quality['n_test']} held-out networks"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("pick", "val %", "test %", "predicted ms", "measured ms", "MACs", "params", "file"):
+        table.add_column(name, justify="left" if name in ("pick", "file") else "right", no_wrap=True)
+    rows = {row["arch_id"]: row for row in device["front"]}
+    for made in device["exports"]:
+        row = rows[made["arch_id"]]
+        table.add_row(
+            made["pick"],
+            f"{100 * row['val_accuracy']:.1f}",
+            f"{100 * row['test_accuracy']:.1f}",
+            f"{row['latency_ms_predicted']:.3f}",
+            f"{row['latency_ms_measured']:.3f}",
+            f"{row['macs'] / 1e6:.2f} M",
+            f"{row['params'] / 1e3:.1f} k",
+            made["file"],
+        )
+    return table
+
+
+def _closest_line(device: dict[str, Any]) -> str:
+    """Of a device whose constraints nothing meets."""
+    closest = device["closest"]
+    missed = "; ".join(f"'{each['text']}': it has {each['value']:.4g}" for each in closest["missed"])
+    return f"{device['name']}: no architecture meets the constraints; closest is {closest['arch_id']} ({missed})"
+
+
+def _search_line(search: dict[str, Any]) -> str:
+    from nas.tables import spread_text
+
+    seeds, evaluations = len(search["searches"]), max(each["evaluations"] for each in search["searches"])
+    found = f"hypervolume: search {spread_text(search['hypervolume'])}"
+    if search["hypervolume_random"] is not None:
+        found += f", random {spread_text(search['hypervolume_random'])}"
+    return f"{found} ({seeds} {'seed' if seeds == 1 else 'seeds'}, {evaluations} evaluations{' each' * (seeds > 1)})"

@@ -86,6 +86,27 @@ def compare(
     }
 
 
+def picks_elsewhere(comparison: Mapping[str, Json], picked: Mapping[str, str]) -> list[dict[str, Json]]:
+    """Of one network of each front what it costs on every device, as JSON; `picked` has its id by the name of the front.
+
+    `ratio` is relative to the fastest network of that device's own front that is no less accurate: 1 at home. None where
+    there is no such network.
+    """
+    networks = comparison["networks"]
+    own = {device: [row for row in networks if row["front_of"] == device] for device in comparison["devices"]}
+    found = []
+    for row in networks:
+        if picked.get(row["front_of"]) != row["arch_id"]:
+            continue
+        ratio: dict[str, float | None] = {}
+        for device, latency_ms in row["latency_ms"].items():
+            rivals = [o["latency_ms"][device] for o in own[device] if o["val_accuracy"] >= row["val_accuracy"]]
+            ratio[device] = latency_ms / min(rivals) if rivals else None
+        kept = {key: row[key] for key in ("arch_id", "val_accuracy", "latency_ms")}
+        found.append({"device": row["front_of"], **kept, "ratio": ratio})
+    return found
+
+
 def extra_latency(found: Costed, reference: Costed) -> float:
     """How much slower `found` is than the reference at the accuracies of the reference: the mean over these, relative.
 

@@ -18,12 +18,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from latency_tables.device import Device, local_devices
 from nas.errors import JobError
 from nas.searching.constraints import parse_constraint
+from nas.searching.quantities import QUANTITIES, check_objectives
 from search_spaces import FAMILIES, Space, SpaceError, define_space
 from supernets.dataset import DataSource
 from supernets.train import TrainSettings
 
 Pick = Literal["fastest", "knee", "most-accurate"]
-Sampler = Literal["nsga2", "random"]
+PROXIES = ("grad_norm", "snip", "synflow", "jacob_cov", "gradsign")
+"""Of `supernets.proxies`, named here so that a job is read without torch."""
+Sampler = Literal["guided", "guided_exact", "nsga2", "nsga3", "tpe", "gp", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +46,63 @@ class ProfileSettings:
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How to search. `evaluations`: architectures whose accuracy is evaluated; `population`: proposals a device and
-    generation; `constraints`: such as `latency_ms <= 5` or `macs <= 2e7`, to hold on every device, or `latency_ms@cpu_t1
-    <= 5` on one; `validation_images`: how many of them an evaluation reads (all of them by default)."""
+    """How to search. `evaluations`: architectures whose accuracy is evaluated, for each of the `seeds`; `population`:
+    proposals a generation (and a device, but for the guided sampler); `objectives`: quantities to optimise; `constraints`:
+    such as `latency_ms <= 5` or `macs <= 20M`, to hold on every device, or `latency_ms@cpu_t1 <= 5` on one;
+    `validation_images`: how many of them an evaluation reads (all of them by default), `first_images`: how many at first, of
+    which only the promising go on; `patience`: generations without growth that end a search; `controls`: whether random
+    search and uniform scaling are evaluated as well; `proxies`: zero-cost proxies to compare with accuracy, `warm_up`: the one
+    that chooses the first generation; `warm_start`: folders of runs whose evaluations are taken over; `store`:
+    the database of evaluations, a file of the run by default."""
 
-    sampler: Sampler = "nsga2"
-    evaluations: int = 200
-    population: int = 24
+    sampler: Sampler = "guided"
+    evaluations: int = 100
+    seeds: int = 1
+    population: int | None = None
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms")
     constraints: tuple[str, ...] = ()
     validation_images: int | None = None
+    first_images: int | None = None
     calibration_batches: int = 4
+    patience: int | None = None
+    controls: bool = True
+    proxies: tuple[str, ...] = ()
+    warm_up: str | None = None
+    warm_start: tuple[str, ...] = ()
+    store: str | None = None
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
         _in_range("search.evaluations", self.evaluations, 4, 10_000_000)
-        _in_range("search.population", self.population, 4, 100_000)
+        _in_range("search.seeds", self.seeds, 1, 100)
         _in_range("search.calibration_batches", self.calibration_batches, 1, 1000)
-        if self.validation_images is not None:
-            _in_range("search.validation_images", self.validation_images, 1, 10**9)
+        limits = {
+            "population": (4, 100_000),
+            "validation_images": (1, 10**9),
+            "first_images": (1, 10**9),
+            "patience": (1, 10**6),
+        }
+        for name, (low, high) in limits.items():
+            if getattr(self, name) is not None:
+                _in_range(f"search.{name}", getattr(self, name), low, high)
+        if self.first_images is not None and self.first_images >= (self.validation_images or 10**9):
+            raise JobError(
+                f"search.first_images must be fewer than search.validation_images ({self.validation_images}), "
+                f"not {self.first_images}"
+            )
+        check_objectives(self.objectives)
+        for name in (*self.proxies, *([self.warm_up] if self.warm_up else [])):
+            if name not in PROXIES:
+                raise JobError(f"search: unknown proxy {name!r}; known are {', '.join(PROXIES)}")
         for text in self.constraints:
             parse_constraint(text)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What has to be predicted from latency tables, the median latency first."""
+        named = (*self.objectives, *(parse_constraint(text).quantity for text in self.constraints))
+        found = [QUANTITIES[name].statistic for name in named]
+        return tuple(dict.fromkeys(["latency_ms", *(each for each in found if each is not None)]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latency_tables.device import Device
 from latency_tables.graphs.graph import profiling_model
 from latency_tables.measuring.lock import exclusive
-from latency_tables.measuring.measure import PROTOCOL, Protocol, measure
+from latency_tables.measuring.measure import Protocol, measure
 from latency_tables.measuring.measurement import Measurement
 from latency_tables.measuring.peak import add_peak
 from latency_tables.measuring.sessions import Graph
 from latency_tables.offers import check_device
 from latency_tables.predicting.judge import judge
-from latency_tables.predicting.predictor import LatencyPredictor, load_predictor
 from latency_tables.profile import profile as profile_device
 from latency_tables.table import SHIFTED, LatencyTable
 from latency_tables.table import load as load_table
@@ -34,24 +34,34 @@ from nas.folder import STAGES, RunFolder, versions
 from nas.job import Job
 from nas.model_lab import LOCK_TIMEOUT_S
 from nas.progress import Display
-from nas.report import front_csv, render
-from nas.searching.engine import SearchResult
-from nas.searching.engine import search as search_space
+from nas.report import evaluations_csv, front_csv, render
+from nas.searching.campaign import Campaign, Extent, campaign
+from nas.searching.constraints import parse_constraint
+from nas.searching.document import device_json, search_json
+from nas.searching.engine import Plan
+from nas.searching.evaluations import Evaluations
 from nas.searching.evaluator import Evaluator
 from nas.searching.fronts import PICKS
+from nas.searching.inputs import context_of, identity_of, images_of, target_of, warm_start
+from nas.searching.problem import Problem
 from nas.searching.runners import make_runner
-from nas.searching.store import EvaluationStore
+from nas.searching.store import TrialStore
+from nas.searching.truth import with_measured
+from nas.searching.warmup import correlations
 from nas.summary import summarise
 from nas.tables import finite
-from search_spaces import Space, arch_cost, digest
-from supernets.batches import Batches, calibration_batches
+from search_spaces import Codes, Space, digest
+from supernets.augment import Normalisation
+from supernets.batches import Batches, batch_of, calibration_batches
 from supernets.calibrate import accuracy, calibrate
 from supernets.checkpoint import load_supernet, save_supernet
 from supernets.dataset import Dataset, load
+from supernets.proxies import proxy_scores
 from supernets.supernet import Supernet
 from supernets.train import train as train_supernet
 
-COVERAGE = 0.9
+# Training images that proxies look at, and evaluated networks that they are compared on.
+PROXY_IMAGES, PROXY_NETWORKS = 32, 100
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Run:
     job: Job
     jobs: int
     display: Display
+    anew: bool = False
+    """Search from the first proposal, whatever was proposed before; evaluations stay."""
 
 
 def run(context: Run) -> dict[str, Any]:
@@ -135,47 +147,53 @@ def profile(context: Run) -> dict[str, Any]:
 
 
 def search(context: Run) -> dict[str, Any]:
-    """Evaluate what Optuna proposes, for all devices at once: `evaluations.sqlite`; the fronts are in the result."""
-    folder, job = context.folder, context.job
-    dataset, settings = _dataset(context), context.job.search
-    space = folder.space
+    """Evaluate what the samplers propose, for all devices at once: `evaluations.sqlite`; the fronts are in the result."""
+    folder, job, settings = context.folder, context.job, context.job.search
+    started = time.perf_counter()
+    dataset, space = _dataset(context), folder.space
     net, _ = load_supernet(folder.supernet, space)
-    for device in job.devices:
-        load_table(folder.table(device.name), space=space, device=device, protocol=PROTOCOL)
-    predictors = {d.name: load_predictor(folder.predictor(d.name), space=space) for d in job.devices}
+    targets = tuple(target_of(folder, job, space, device) for device in job.devices)
+    problem = Problem(space, targets, settings.objectives, tuple(map(parse_constraint, settings.constraints)))
+    images = images_of(settings, len(dataset.validation))
+    accuracies = context_of(_weights_digest(net), dataset.id, job)
+    warm = warm_start(settings.warm_start, space, accuracies, images[-1])
+    identity = identity_of(job, space, targets, images, accuracies, warm)
+    prefer = partial(_proxy, space, dataset, job.seed, settings.warm_up) if settings.warm_up else None
+    plan = Plan(
+        settings.sampler, settings.evaluations, images, settings.population, settings.patience, job.seed, prefer
+    )
     evaluator = Evaluator(
         net,
         calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches),
-        Batches.of(dataset.validation, dataset, settings.validation_images),
-    )
-    identity = digest(
-        {
-            "supernet": _weights_digest(net),
-            "data": dataset.id,
-            "calibration": settings.calibration_batches,
-            "images": settings.validation_images,
-            "seed": job.seed,
-        }
+        Batches.of(dataset.validation, dataset),
     )
     with (
         context.display.stage("search") as progress,
-        EvaluationStore(folder.evaluations, identity) as store,
+        TrialStore(settings.store or folder.evaluations) as store,
         make_runner(evaluator, context.jobs, settings.ray_address) as runner,
     ):
-        found = search_space(space, predictors, runner, store, settings, job.seed, progress)
+        if context.anew:
+            store.forget(identity.search)
+        evaluations = Evaluations(store, digest(accuracies), runner)
+        found = campaign(
+            problem,
+            plan,
+            Extent(settings.seeds, settings.controls, len(dataset.validation)),
+            store,
+            evaluations,
+            identity,
+            warm=warm,
+            progress=progress,
+        )
+    _tell_infeasible(context, found)
     return {
         "search": {
-            "evaluations": found.proposals,
-            "unique": len(found.codes),
-            "hypervolume": float(np.mean(list(found.hypervolume.values()))),
-            "hypervolume_by_device": dict(found.hypervolume),
-            "hypervolume_history": [{"evaluations": n, "hypervolume": volume} for n, volume in found.history],
-            "seconds": found.seconds,
+            **search_json(found, time.perf_counter() - started),
             "sampler": settings.sampler,
-            "population": settings.population,
-            "constraints": list(settings.constraints),
+            "images": list(images),
+            "proxies": _proxies(space, dataset, job, found),
         },
-        "devices": [_searched(found, device, predictors[device.name]) for device in job.devices],
+        "devices": [device_json(found, target) for target in targets],
     }
 
 
@@ -205,7 +223,7 @@ def export(context: Run) -> dict[str, Any]:
             waiting = partial(progress, 3 * i, 3 * len(job.devices))
             measured = _measured(job, space, device, front, models, waiting)
             for index, found in measured.items():
-                front[index]["latency_ms_measured"] = found.median_us / 1000.0
+                front[index] = with_measured(front[index], found)
             shift = _shift(load_table(folder.table(device.name), space=space, device=device), measured)
             if abs(shift) > SHIFTED:
                 context.display.note(
@@ -289,34 +307,30 @@ def _protocol(job: Job) -> Protocol:
     return Protocol(target_precision=job.profile.precision, budget_s=job.profile.budget_s, seed=job.seed)
 
 
-def _searched(found: SearchResult, device: Device, predictor: LatencyPredictor) -> dict[str, Any]:
-    """One device's evaluated points and front, as JSON."""
-    latency_ms = found.latency_ms[device.name]
-    archs = found.space.decode(found.codes)
-    low, high = predictor.interval(found.codes, COVERAGE)
-    front = []
-    for i in found.fronts[device.name]:
-        cost = arch_cost(found.space, archs[i])
-        front.append(
-            {
-                "arch_id": archs[i].id,
-                "arch": archs[i].values,
-                "val_accuracy": float(found.val_accuracy[i]),
-                "test_accuracy": None,
-                "latency_ms_predicted": float(latency_ms[i]),
-                "latency_ms_low": float(low[i]),
-                "latency_ms_high": float(high[i]),
-                "latency_ms_measured": None,
-                "macs": cost.macs,
-                "params": cost.params,
-                "picks": [],
-            }
+def _proxy(space: Space, dataset: Dataset, seed: int, name: str, codes: Codes) -> NDArray[np.float64]:
+    """The scores of a zero-cost proxy, on the first images of the training set's first epoch."""
+    images, labels = batch_of(dataset.train, min(PROXY_IMAGES, len(dataset.train)), 0, seed)
+    normalised = Normalisation(dataset.mean, dataset.std)(images)
+    return proxy_scores(space, space.decode(codes), normalised, labels, [name], seed=seed)[name]
+
+
+def _proxies(space: Space, dataset: Dataset, job: Job, found: Campaign) -> dict[str, Any] | None:
+    """How far each proxy, and size, orders evaluated networks as accuracy does."""
+    if not job.search.proxies:
+        return None
+    rows = np.flatnonzero(found.final)[:PROXY_NETWORKS]
+    scores = {name: _proxy(space, dataset, job.seed, name, found.codes[rows]) for name in job.search.proxies}
+    ranked = correlations(space, found.codes[rows], found.accuracy[rows], scores)
+    return {"n": len(rows), "rows": [dataclasses.asdict(each) for each in ranked]}
+
+
+def _tell_infeasible(context: Run, found: Campaign) -> None:
+    for device, missed in found.searches[0].infeasible.items():
+        (closest,) = found.problem.space.decode(missed.closest)
+        values = "; ".join(f"{text!r}: it has {value:.4g}" for text, value in missed.missed)
+        context.display.note(
+            "search", f"no architecture meets the constraints on {device}; closest is {closest.id} ({values})"
         )
-    evaluated = [
-        {"arch_id": arch.id, "val_accuracy": float(score), "latency_ms_predicted": float(ms)}
-        for arch, score, ms in zip(archs, found.val_accuracy, latency_ms, strict=True)
-    ]
-    return {"name": device.name, "front": front, "evaluated": evaluated}
 
 
 def _picks(front: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, int]:
@@ -403,9 +417,10 @@ def _write(
 
 
 def _report(folder: RunFolder) -> None:
-    """`summary.json`, a CSV a front and `report.html`, from what the stages wrote."""
+    """`summary.json`, a CSV a front, `evaluations.csv` and `report.html`, from what the stages wrote."""
     summary = summarise(folder)
     for device in summary["devices"]:
         folder.write_text(str(folder.front(device["name"]).relative_to(folder.root)), front_csv(device))
+    folder.write_text("evaluations.csv", evaluations_csv(summary))
     folder.write_text(folder.report.name, render(summary))
     folder.write_json(folder.summary.name, summary)

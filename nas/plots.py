@@ -70,7 +70,7 @@ def axis(title: str, values: Iterable[Any] = (), log: bool = True, headroom: flo
         axis |= {
             "type": "log",
             "tickvals": (ticks := _log_ticks(low, high)),
-            "ticktext": [f"{tick:,g}" for tick in ticks],
+            "ticktext": [_tick_text(tick) for tick in ticks],
         }
         low, high = math.log10(low), math.log10(high)
     width = high - low or abs(high) or 1.0
@@ -80,8 +80,14 @@ def axis(title: str, values: Iterable[Any] = (), log: bool = True, headroom: flo
 def _log_ticks(low: float, high: float) -> list[float]:
     """Round numbers in between, more of them in each decade where there are few decades."""
     per_decade = (1, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5) if high < 1000 * low else (1,)
-    ticks = [float(f"{step}e{decade}") for decade in range(-6, 9) for step in per_decade]
+    ticks = [float(f"{step}e{decade}") for decade in range(-6, 13) for step in per_decade]
     return [tick for tick in ticks if 0.9 * low < tick < 1.1 * high]
+
+
+def _tick_text(tick: float) -> str:
+    """0.05, 2,000, 20 k, 5 M."""
+    thousands = int(math.log10(tick)) // 3
+    return f"{tick:,g}" if tick < 1e4 else f"{tick / 1000**thousands:g} {' kMGT'[thousands]}"
 
 
 def _trace(name: str, points: Iterable[tuple[Any, Any]], hover: Sequence[str]) -> dict[str, Any]:

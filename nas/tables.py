@@ -1,13 +1,11 @@
-"""The numbers of a run as text: formatted for people, as HTML tables and as CSV.
+"""The numbers of a run as text: formatted for people, and as HTML tables.
 
 Accuracies and errors come in as fractions. A number that is absent or not finite shows as a dash.
 """
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 import math
 import re
@@ -15,37 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from nas.searching.quantities import QUANTITIES
+
 Network = Mapping[str, Any]  # one entry of a device's front
 
 ABSENT = "–"
 KNEE, MOST_ACCURATE = "knee", "most-accurate"
 MOST_ROWS = 200  # of a table that holds the numbers behind a plot
-FRONT_COLUMNS = (
-    "arch_id",
-    "val_accuracy",
-    "test_accuracy",
-    "latency_ms_predicted",
-    "latency_ms_low",
-    "latency_ms_high",
-    "latency_ms_measured",
-    "macs",
-    "params",
-    "picks",
-    "arch",
-)
-
-
-def front_csv(device: Mapping[str, Any]) -> str:
-    """A device's front as CSV with a header; absent values are empty, `picks` parted by `;`, `arch` is JSON."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(FRONT_COLUMNS)
-    for network in device["front"]:
-        row = {name: network.get(name) for name in FRONT_COLUMNS}
-        row["picks"] = ";".join(network["picks"])
-        row["arch"] = json.dumps(network["arch"])
-        writer.writerow(row.values())
-    return out.getvalue()
 
 
 def escaped(value: object) -> str:
@@ -81,6 +55,39 @@ def amount(value: Any) -> str:
         if abs(number) >= size:
             return f"{significant(number / size)} {unit}"
     return f"{number:g}"
+
+
+def quantity_text(name: str, value: Any) -> str:
+    """A quantity with its unit: 4.12 ms, 23.4 MB, 81.2%."""
+    unit = QUANTITIES[name].unit if name in QUANTITIES else ""
+    if finite(value) is None:
+        return ABSENT
+    if unit in ("ms", "mJ"):
+        return f"{significant(value)} {unit}"
+    if unit == "share":
+        return percent(value, 2)
+    return f"{amount(value)}B" if unit == "bytes" else amount(value)
+
+
+def exact(name: str) -> bool:
+    """Whether a quantity is known of an architecture, so that there is nothing to predict or to measure."""
+    return name in QUANTITIES and QUANTITIES[name].cost is not None
+
+
+def quantity_label(name: str) -> str:
+    """What heads a column or an axis: Latency p90 (ms), Peak memory (bytes), MACs."""
+    unit = QUANTITIES[name].unit if name in QUANTITIES else ""
+    if unit in ("", "share", "MACs"):
+        return "MACs" if name == "macs" else name.replace("_", " ").capitalize()
+    return f"{name.removesuffix(f'_{unit.lower()}').replace('_', ' ').capitalize()} ({unit})"
+
+
+def spread_text(found: Mapping[str, Any] | None) -> str:
+    """A mean over seeds with its standard deviation, where there are several: 0.712 ± 0.003."""
+    if found is None:
+        return ABSENT
+    std = finite(found["std"])
+    return f"{significant(found['mean'])}" + ("" if std is None else f" ± {std:.3f}")
 
 
 def small(value: Any) -> str:
@@ -142,7 +149,7 @@ def compact_arch(arch: Mapping[str, Any], deepest: int = 99, longest: int = 64) 
     """One line for each kind of choice, those of the whole network first: `resolution 28`, `depth 2-1-2`,
     `kernel 3-1 | 3 | 3-3`, where bars part the stages. `deepest` leaves out choices with more dots in their name."""
     kinds: dict[str, dict[str, list[str]]] = {}
-    for name, value in sorted(arch.items(), key=lambda item: (item[0].count("."), _natural(item[0]))):
+    for name, value in sorted(arch.items(), key=lambda item: choice_order(item[0])):
         place, _, kind = name.rpartition(".")
         if name.count(".") <= deepest:
             kinds.setdefault(kind, {}).setdefault(place.rpartition(".")[0], []).append(str(value))
@@ -150,9 +157,10 @@ def compact_arch(arch: Mapping[str, Any], deepest: int = 99, longest: int = 64) 
     return [line if len(line) <= longest else line[: longest - 1] + "…" for line in lines]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts s2 before s10."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+def choice_order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sorts choices of the whole network before those of stages and blocks, and s2 before s10."""
+    parts = re.split(r"(\d+)", name)
+    return name.count("."), [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def code(value: object) -> str:
@@ -230,6 +238,8 @@ def hovers(networks: Iterable[Network]) -> list[str]:
             ", ".join(network["picks"]),
             *accuracy_lines(network),
             *latency_lines(network),
+            *value_lines(network),
+            *constraint_lines(network),
             f"{amount(network['macs'])} MACs, {amount(network['params'])} parameters",
             *compact_arch(network["arch"]),
         )
@@ -245,8 +255,57 @@ def hover_lines(title: str, *lines: str) -> str:
 
 def accuracy_lines(network: Mapping[str, Any]) -> list[str]:
     tested = finite(network.get("test_accuracy"))
-    test = [] if tested is None else [f"{percent(tested, 2)} on the test images"]
-    return [f"{percent(network['val_accuracy'], 2)} on the validation images", *test]
+    lines = [f"{percent(network['val_accuracy'], 2)} on the validation images"]
+    if reread(network):
+        lines.append(f"{percent(network['search_accuracy'], 2)} in the search, on fewer of them")
+    return lines if tested is None else [*lines, f"{percent(tested, 2)} on the test images"]
+
+
+def reread(network: Mapping[str, Any]) -> bool:
+    """Whether the search knew another accuracy than was found on all validation images."""
+    return finite(network.get("search_accuracy")) not in (None, finite(network["val_accuracy"]))
+
+
+def value_lines(network: Network) -> list[str]:
+    """Every quantity but the latency, which has lines of its own."""
+    return [
+        f"{quantity_label(name).partition(' (')[0]}: {_value_text(name, value)}"
+        for name, value in network.get("values", {}).items()
+        if name != "latency_ms"
+    ]
+
+
+def _value_text(name: str, value: Mapping[str, Any]) -> str:
+    """Predicted, with its interval unless it is known exactly, and measured where it was."""
+    text = quantity_text(name, value["predicted"])
+    if exact(name):
+        return text
+    text = f"predicted {text} [{significant(value['low'])}–{significant(value['high'])}]"
+    return text if value.get("measured") is None else f"{text}, measured {quantity_text(name, value['measured'])}"
+
+
+def constraint_lines(network: Network) -> list[str]:
+    return [
+        f"{limit['text']}: {held(limit['predicted'])} as predicted"
+        + ("" if limit["measured"] is None else f", {held(limit['measured'])} as measured")
+        for limit in network.get("constraints", ())
+    ]
+
+
+def held(met: bool | None) -> str:
+    """Whether a constraint holds, in a word."""
+    return ABSENT if met is None else "met" if met else "missed"
+
+
+def constraints_text(network: Network) -> str:
+    """How many of a network's constraints hold, by what was measured where that is known."""
+    limits = network.get("constraints", ())
+    truths = [limit["predicted"] if limit["measured"] is None else limit["measured"] for limit in limits]
+    if not truths:
+        return ABSENT
+    by = "measured" if all(limit["measured"] is not None for limit in limits) else "predicted in part"
+    by = "predicted" if all(limit["measured"] is None for limit in limits) else by
+    return f"{sum(truths)} of {len(truths)} met, {by}"
 
 
 def latency_lines(
@@ -304,74 +363,6 @@ def thinned(items: Sequence[Any], most: int) -> list[Any]:
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
-def picks_table(devices: Sequence[Mapping[str, Any]]) -> str:
-    """The picks of every device, beside the files they became. Nothing where there are no picks."""
-    rows, strong = [], []
-    for index, device in enumerate(devices):
-        best = pick(device["front"], MOST_ACCURATE)
-        exported = {export["arch_id"]: code(export["file"]) for export in device["exports"]}
-        for network in sorted(device["front"], key=lambda network: float(network["latency_ms_predicted"])):
-            if not network["picks"]:
-                continue
-            times = speed(network, best) if best else None
-            rows.append(
-                (
-                    f'<a href="#device-{index}">{escaped(device["name"])}</a>',
-                    escaped(", ".join(network["picks"])),
-                    percent(network["val_accuracy"], 2),
-                    percent(network["test_accuracy"], 2),
-                    significant(network["latency_ms_predicted"]),
-                    significant(network["latency_ms_measured"]),
-                    ABSENT if times is None else f"{times:.1f}×",
-                    amount(network["macs"]),
-                    amount(network["params"]),
-                    exported.get(network["arch_id"], ABSENT),
-                )
-            )
-            strong.append(KNEE in network["picks"])
-    columns = ("Device", "Pick", "#Validation", "#Test", "#Predicted ms", "#Measured ms", "#Speed", "#MACs", "#Params")
-    return table("The picks of every device", (*columns, "ONNX file"), rows, strong) if rows else ""
-
-
-def front_table(name: str, front: Sequence[Network]) -> str:
-    rows = [
-        (
-            code(network["arch_id"]),
-            escaped(", ".join(network["picks"])),
-            percent(network["val_accuracy"], 2),
-            percent(network["test_accuracy"], 2),
-            significant(network["latency_ms_predicted"]),
-            interval(network),
-            significant(network["latency_ms_measured"]),
-            percent(off_by(network), sign=True),
-            amount(network["macs"]),
-            amount(network["params"]),
-            escaped(" · ".join(compact_arch(network["arch"], 1) or compact_arch(network["arch"]))),
-        )
-        for network in front
-    ]
-    columns = ("Network", "Pick", "#Validation", "#Test", "#Predicted ms", "#Interval ms", "#Measured ms", "#Off by")
-    strong = [bool(network["picks"]) for network in front]
-    return table(f"The front of {name}", (*columns, "#MACs", "#Params", "Architecture"), rows, strong)
-
-
-def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (
-            code(export["file"]),
-            escaped(export["pick"]),
-            code(export["arch_id"]),
-            f"{amount(export['bytes'])}B",
-            code(export["sha256"][:12] + "…"),
-            small(export["max_abs_diff"]),
-            percent(export["top1_agreement"], 2),
-        )
-        for export in exports
-    ]
-    columns = ("File", "Pick", "Network", "#Size", "SHA-256", "#Max abs difference", "#Top-1 agreement")
-    return table(f"Files exported for {name}", columns, rows)
-
-
 def predictor_facts(predictor: Mapping[str, Any], inside: str) -> list[tuple[str, str]]:
     """How good a predictor is, as names and HTML; `inside` names the share of held-out networks in their intervals."""
     return [
@@ -385,24 +376,3 @@ def predictor_facts(predictor: Mapping[str, Any], inside: str) -> list[tuple[str
         ("Networks fitted on", f"{predictor['n_train']:,}"),
         ("Networks held out", f"{predictor['n_test']:,}"),
     ]
-
-
-def trust_list(predictor: Mapping[str, Any], again: Sequence[Network]) -> str:
-    """How good a device's predictor is, with the networks of the front that were measured again."""
-    facts = predictor_facts(predictor, "Held out inside their 90% interval")
-    bounded = [network for network in again if interval(network) != ABSENT]
-    if bounded:
-        inside = [
-            one for one in bounded if one["latency_ms_low"] <= one["latency_ms_measured"] <= one["latency_ms_high"]
-        ]
-        facts.append(("Front measured inside its interval", f"{len(inside)} of {len(bounded)}"))
-    return facts_list(facts)
-
-
-def devices_table(devices: Sequence[Mapping[str, Any]]) -> str:
-    """What each device was when it was measured: one column a device."""
-    known = [{"id": device["id"], **device["device"], **device["fingerprint"]} for device in devices]
-    names = dict.fromkeys(name for values in known for name in values)
-    rows = [(escaped(name), *(plain(values.get(name)) for values in known)) for name in names]
-    columns = ("Property", *(escaped(device["name"]).lstrip("#") for device in devices))
-    return table("The devices as they were measured", columns, rows)

@@ -1,207 +1,303 @@
-"""The search: Optuna proposes in generations, a runner evaluates, the evaluation store remembers.
+"""The search: samplers propose in generations, a runner evaluates, the trial store remembers.
 
-One study a device, all fed by the same evaluations: each canonical architecture is evaluated once, whichever device asked
-for it. A generation is a barrier, and its sampler is seeded by (seed, device, generation). So a search that starts again
-over a store asks the same questions in the same order, finds their answers there, and ends with the same front.
+Accuracy does not depend on the device, so each canonical architecture is evaluated once and counts for every target. A
+generation is a barrier: all of it is in the store before any of it is evaluated, and it is proposed from what was complete
+before it, by a sampler seeded with (seed, study, generation). So a search that was cut off anywhere goes on in place and ends
+with the same front, and one of 100 evaluations that is extended by 100 is one of 200.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, zip_longest
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 
-from latency_tables.predicting.predictor import LatencyPredictor
-from nas.errors import JobError
-from nas.job import SearchSettings
 from nas.progress import Progress
-from nas.searching.constraints import Constraint, constraint_values, feasible_sample, parse_constraint, violations
-from nas.searching.fronts import front, hypervolume
-from nas.searching.runners import Runner
-from nas.searching.store import EvaluationStore
+from nas.searching.constraints import Feasible, Reach, feasible_sample, reach
+from nas.searching.evaluations import Evaluations
+from nas.searching.fidelity import Fidelity, fidelity, promising, sampling_variance
+from nas.searching.guided import Known
+from nas.searching.problem import Problem
+from nas.searching.samplers import SAMPLERS
+from nas.searching.store import Proposal, TrialStore
+from nas.searching.studies import Prefer, Scored, SearchStudy, make_studies
 from search_spaces import Arch, Codes, Space, digest
 
-SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "nsga2": lambda seed, population: optuna.samplers.NSGAIISampler(seed=seed, population_size=population),
-    "random": lambda seed, population: optuna.samplers.RandomSampler(seed=seed),
-}
+F64 = NDArray[np.float64]
 
 # A small space may hold fewer new architectures than were asked for; this many generations without one end the search.
 BARREN_GENERATIONS = 5
+# The hypervolume stands still while it grows by no more than this share over `patience` generations.
+LEAST_GROWTH = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
-    """Everything evaluated, in the order in which it was asked for, and by device the indices of its front."""
+class Plan:
+    """How to search. `images`: how many validation images an evaluation reads, or first so many and then so many;
+    `patience`: generations without growth that end the search."""
 
-    space: Space
+    sampler: str
+    evaluations: int
+    images: tuple[int, ...]
+    population: int | None = None
+    patience: int | None = None
+    seed: int = 0
+    prefer: Prefer | None = None
+    """Chooses the first generation, among architectures of like size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The name of a search in the store, and by name the digests of all that its proposals depend on."""
+
+    search: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """Everything evaluated, in the order in which it was asked for, and by target the indices of its front."""
+
+    problem: Problem
+    seed: int
     codes: Codes
-    val_accuracy: NDArray[np.float64]
-    latency_ms: Mapping[str, NDArray[np.float64]]
+    accuracy: F64
+    final: NDArray[np.bool_]
+    """Evaluated on all the images that the search reads; the others on fewer, and on no front."""
     fronts: Mapping[str, NDArray[np.int64]]
     hypervolume: Mapping[str, float]
-    history: Sequence[tuple[int, float]]
-    """Evaluations so far, and the mean hypervolume over devices with them."""
+    history: Sequence[tuple[int, Mapping[str, float]]]
+    """Evaluations so far, and by target the hypervolume with them."""
+    sources: Mapping[str, int]
+    """How many of the architectures came from whom."""
     proposals: int
+    ended: str
+    """What ended it: its evaluations, patience, the space, or that no target's limits can be met."""
+    reach: Mapping[str, tuple[Reach, ...]]
+    infeasible: Mapping[str, Feasible]
+    """Targets whose limits nothing meets, with what comes closest."""
+    fidelity: Fidelity | None
     seconds: float
-
-
-@dataclass
-class _State:
-    """Evaluated architectures in order."""
-
-    space: Space
-    settings: SearchSettings
-    accuracy: dict[Arch, float] = field(default_factory=dict)
-    proposals: int = 0
-
-    @property
-    def full(self) -> bool:
-        return len(self.accuracy) >= min(self.settings.evaluations, self.space.size)
+    proposing_seconds: float
 
 
 def search(
-    space: Space,
-    predictors: Mapping[str, LatencyPredictor],
-    runner: Runner,
-    store: EvaluationStore,
-    settings: SearchSettings,
-    seed: int,
+    problem: Problem,
+    plan: Plan,
+    identity: Identity,
+    store: TrialStore,
+    evaluations: Evaluations,
     progress: Progress = lambda done, total, text: None,
+    warm: Mapping[Arch, float] | None = None,
 ) -> SearchResult:
-    """Look for the architectures that are Pareto-optimal in validation accuracy and predicted latency on each device."""
+    """Look for the architectures that are Pareto-optimal on each target.
+
+    `warm` are accuracies that are known already, on all images: samplers learn from them, fronts may hold them, and they
+    do not count as evaluations.
+    """
     started = time.perf_counter()
-    if settings.sampler not in SAMPLERS:
-        raise JobError(f"unknown search.sampler {settings.sampler!r}; known are {', '.join(SAMPLERS)}")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    limits = [parse_constraint(text) for text in settings.constraints]
-    studies = {
-        name: _Study(name, space, predictor, limits, settings, seed) for name, predictor in sorted(predictors.items())
-    }
-    state = _State(space, settings)
-    history: list[tuple[int, float]] = []
-    barren = 0
-    while not state.full and barren < BARREN_GENERATIONS:
-        asked = {name: study.ask() for name, study in studies.items()}
-        state.proposals += sum(map(len, asked.values()))
-        before = len(state.accuracy)
-        _evaluate(asked.values(), state, runner, store, progress)
-        for name, study in studies.items():
-            study.tell(asked[name], state.accuracy)
-        barren = barren + 1 if len(state.accuracy) == before else 0
-        volumes = _result(state, studies, history, started).hypervolume
-        history.append((len(state.accuracy), float(np.mean(list(volumes.values())))))
-    return _result(state, studies, history, started)
+    problem = replace(problem, targets=tuple(sorted(problem.targets, key=lambda target: target.name)))
+    rng = np.random.default_rng(int(digest(["reach", plan.seed], 15), 16))
+    reached = {target.name: reach(problem.limits, target, rng) for target in problem.targets}
+    nearest = {target.name: feasible_sample(problem.limits, target, rng, 1) for target in problem.targets}
+    infeasible = {name: found for name, found in nearest.items() if len(found.codes) == 0}
+    open_to = replace(problem, targets=tuple(each for each in problem.targets if each.name not in infeasible))
+    store.begin(identity.search, identity.inputs)
+    ledger = _Ledger(problem, plan, evaluations, progress)
+    ledger.take_over(warm or {})
+    ended = _run(open_to, ledger, store, identity.search) if open_to.targets else "infeasible"
+    return ledger.result(ended, reached, infeasible, time.perf_counter() - started)
 
 
-class _Study:
-    """One device's Optuna study, with its predictor and constraints."""
-
-    def __init__(
-        self,
-        device: str,
-        space: Space,
-        predictor: LatencyPredictor,
-        limits: Sequence[Constraint],
-        settings: SearchSettings,
-        seed: int,
-    ) -> None:
-        self.device = device
-        self.space = space
-        self.predictor = predictor
-        self.limits = [limit for limit in limits if limit.device in (None, device)]
-        self.largest_ms = float(predictor.predict(space.encode([space.largest()]))[0])
-        self._settings = settings
-        self._seed = seed
-        self._generation = 0
-        self._trials: list[optuna.Trial] = []
-        self._study = optuna.create_study(directions=["maximize", "minimize"], sampler=self._sampler())
-        for row in self._founders():
-            self._study.enqueue_trial({c.name: int(row[j]) for j, c in enumerate(space.choices) if len(c.values) > 1})
-
-    def ask(self) -> Codes:
-        """A generation of proposals: canonical codes (population, choices)."""
-        self._study.sampler = self._sampler()
-        self._generation += 1
-        self._trials = [self._study.ask() for _ in range(self._settings.population)]
-        for trial in self._trials:
-            # Optuna turns to its sampler where a trial lacks a value, and founders lack none; but NSGA-II breeds only from
-            # trials that it was asked about. Without this, its first generation was drawn at random after the founders.
-            _ = trial.relative_params
-        # Every choice is asked for, active or not: NSGA-II crosses over what all its trials have in common.
-        codes = [
-            [t.suggest_int(c.name, 0, len(c.values) - 1) if len(c.values) > 1 else 0 for c in self.space.choices]
-            for t in self._trials
-        ]
-        return self.space.canonical(np.array(codes, dtype=np.int16))
-
-    def tell(self, codes: Codes, accuracy: Mapping[Arch, float]) -> None:
-        """Report the generation; proposals that the budget left unevaluated count as failed."""
-        latency_ms = self.predictor.predict(codes)
-        excess = violations(self.limits, self.device, self.space, self.predictor, codes)
-        for i, (trial, arch) in enumerate(zip(self._trials, self.space.decode(codes), strict=True)):
-            for text, value in constraint_values(excess[i], self.limits).items():
-                trial.set_constraint(text, value)
-            if arch in accuracy:
-                self._study.tell(trial, (accuracy[arch], float(latency_ms[i])))
-            else:
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-
-    def feasible(self, codes: Codes) -> NDArray[np.bool_]:
-        """Which rows meet the device's constraints."""
-        met = violations(self.limits, self.device, self.space, self.predictor, codes) <= 0
-        return np.asarray(met.all(axis=1))
-
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        number = int(digest(["sampler", self._seed, self.device, self._generation], 8), 16)
-        return SAMPLERS[self._settings.sampler](number, self._settings.population)
-
-    def _founders(self) -> Codes:
-        """The first generation: the ends of the space where they are feasible, and feasible random rows."""
-        rng = np.random.default_rng(int(digest(["founders", self._seed], 8), 16))
-        ends = self.space.encode([self.space.smallest(), self.space.largest()])
-        rows = feasible_sample(self.limits, self.device, self.space, self.predictor, rng, self._settings.population)
-        rows = np.concatenate([ends[self.feasible(ends)], rows])
-        _, first = np.unique(rows, axis=0, return_index=True)
-        return rows[np.sort(first)][: self._settings.population]
+def _run(problem: Problem, ledger: _Ledger, store: TrialStore, search: str) -> str:
+    """Generation after generation; what ended them."""
+    plan = ledger.plan
+    kind = SAMPLERS[plan.sampler]
+    studies = make_studies(problem, kind, plan.population or kind.population, plan.seed, plan.prefer)
+    if ledger.warm:
+        scored = ledger.scored(list(ledger.accuracy))
+        for study in studies:
+            study.restore(scored.codes, scored, [{}] * ledger.warm)
+    stored = [list(rows) for _, rows in groupby(store.proposals(search), key=lambda row: row.generation)]
+    barren = generation = 0
+    while not ledger.full and barren < BARREN_GENERATIONS:
+        before = ledger.evaluated
+        if generation < len(stored):
+            asked = stored[generation]
+        else:
+            started = time.perf_counter()
+            asked = _ask(studies, generation, ledger.proposals)
+            ledger.proposing_seconds += time.perf_counter() - started
+            store.propose(search, asked)
+        if not ledger.evaluate(asked):
+            break
+        for study in studies:
+            _tell(study, [row for row in asked if row.study == study.name], ledger, fresh=generation >= len(stored))
+        barren = barren + 1 if ledger.evaluated == before else 0
+        generation += 1
+        if ledger.stands_still:
+            return "patience"
+    return "space" if ledger.exhausted or barren >= BARREN_GENERATIONS else "evaluations"
 
 
-def _evaluate(
-    generations: Iterable[Codes], state: _State, runner: Runner, store: EvaluationStore, progress: Progress
-) -> None:
-    """Score what is new in these generations, up to the budget: from the store, or else by the runner."""
-    room = state.settings.evaluations - len(state.accuracy)
-    # In turn: where the budget ends within a generation, every device has had its share of it.
-    proposed = [arch for row in zip(*map(state.space.decode, generations), strict=True) for arch in row]
-    new = [arch for arch in dict.fromkeys(proposed) if arch not in state.accuracy][:room]
-    known = store.known()
-    done = len(state.accuracy) + sum(arch.id in known for arch in new)
-    for arch, score in runner.scores([arch for arch in new if arch.id not in known]):
-        store.add(arch, score.val_accuracy, score.seconds)
-        known[arch.id] = score.val_accuracy
-        done += 1
-        best = max([*state.accuracy.values(), score.val_accuracy])
-        progress(done, state.settings.evaluations, f"best validation accuracy {100 * best:.1f}%")
-    state.accuracy.update({arch: known[arch.id] for arch in new})
+def _ask(studies: Sequence[SearchStudy], generation: int, number: int) -> list[Proposal]:
+    """A generation of every study, one after another in turn: where the budget ends within it, each has had its share."""
+    asked = []
+    for study in studies:
+        codes, attrs = study.ask(generation)
+        source = "founder" if generation == 0 and not study.informed else "sampler"
+        archs = study.problem.space.decode(codes)
+        asked.append([(study.name, source, *each) for each in zip(archs, codes.tolist(), attrs, strict=True)])
+    turns = [each for turn in zip_longest(*asked) for each in turn if each is not None]
+    return [
+        Proposal(number + i, generation, name, source, arch.id, tuple(row), attrs)
+        for i, (name, source, arch, row, attrs) in enumerate(turns)
+    ]
 
 
-def _result(
-    state: _State, studies: Mapping[str, _Study], history: Sequence[tuple[int, float]], started: float
-) -> SearchResult:
-    archs = list(state.accuracy)
-    codes = state.space.encode(archs)
-    accuracy = np.array([state.accuracy[arch] for arch in archs])
-    latency_ms, fronts, volumes = {}, {}, {}
-    for name, study in studies.items():
-        latency_ms[name] = study.predictor.predict(codes)
-        meets = np.flatnonzero(study.feasible(codes))
-        fronts[name] = meets[front(accuracy[meets], latency_ms[name][meets])]
-        volumes[name] = hypervolume(accuracy[fronts[name]], latency_ms[name][fronts[name]], study.largest_ms)
-    seconds = time.perf_counter() - started
-    return SearchResult(
-        state.space, codes, accuracy, latency_ms, fronts, volumes, list(history), state.proposals, seconds
-    )
+def _tell(study: SearchStudy, rows: Sequence[Proposal], ledger: _Ledger, fresh: bool) -> None:
+    asked = _codes(study.problem.space, rows)
+    scored = ledger.scored(study.problem.space.decode(asked))
+    if fresh:
+        study.tell(scored)
+    else:
+        study.restore(asked, scored, [row.attrs for row in rows])
+
+
+def _codes(space: Space, rows: Sequence[Proposal]) -> Codes:
+    return np.array([row.codes for row in rows], dtype=np.int16).reshape(len(rows), len(space.choices))
+
+
+class _Ledger:
+    """What a search has evaluated, in order, and what its fronts were worth on the way."""
+
+    def __init__(self, problem: Problem, plan: Plan, evaluations: Evaluations, progress: Progress) -> None:
+        self.problem, self.plan = problem, plan
+        self._evaluations, self._progress = evaluations, progress
+        self.accuracy: dict[Arch, float] = {}
+        self._images: dict[Arch, int] = {}
+        self._first: dict[Arch, float] = {}
+        self._sources: dict[str, int] = {}
+        self._history: list[tuple[int, dict[str, float]]] = []
+        self.warm = 0
+        self.proposals = 0
+        self.proposing_seconds = 0.0
+
+    @property
+    def evaluated(self) -> int:
+        return len(self.accuracy) - self.warm
+
+    @property
+    def exhausted(self) -> bool:
+        return len(self.accuracy) >= self.problem.space.size
+
+    @property
+    def full(self) -> bool:
+        return self.exhausted or self.evaluated >= self.plan.evaluations
+
+    @property
+    def stands_still(self) -> bool:
+        """No target's hypervolume has grown by more than `LEAST_GROWTH` over the last `patience` generations."""
+        if self.plan.patience is None or len(self._history) <= self.plan.patience:
+            return False
+        then, now = self._history[-1 - self.plan.patience][1], self._history[-1][1]
+        return all(now[name] <= then[name] * (1 + LEAST_GROWTH) for name in now) and any(now.values())
+
+    def take_over(self, known: Mapping[Arch, float]) -> None:
+        """Accuracies on all images that were not evaluated for this search."""
+        self._record(known, self.plan.images[-1])
+        self._count("warm", len(known))
+        self.warm = len(known)
+
+    def evaluate(self, asked: Sequence[Proposal]) -> bool:
+        """Score what is new in a generation, up to the budget; whether the budget held for all of it."""
+        self.proposals += len(asked)
+        archs = self.problem.space.decode(_codes(self.problem.space, asked))
+        new = list(dict.fromkeys(arch for arch in archs if arch not in self.accuracy))
+        scored = new[: self.plan.evaluations - self.evaluated]
+        source = dict(zip(reversed(archs), (row.source for row in reversed(asked)), strict=True))
+        *few, most = self.plan.images
+        done, chosen = self.evaluated, scored
+        if few and scored:
+            first = self._evaluations.score(scored, few[0], self._shown(done))
+            self._first |= first
+            chosen = self._promising(first, few[0])
+            self._record(first, few[0])
+        self._record(self._evaluations.score(chosen, most, self._shown(done + (len(scored) - len(chosen)))), most)
+        for arch in scored:
+            self._count(source[arch], 1)
+        self._history.append((self.evaluated, self._volumes()))
+        return len(scored) == len(new)
+
+    def scored(self, archs: Sequence[Arch]) -> Scored:
+        return Scored(
+            self.problem.space.encode(archs),
+            np.array([self.accuracy[arch] for arch in archs]),
+            np.array([self._images[arch] for arch in archs], dtype=np.int64),
+        )
+
+    def result(
+        self, ended: str, reached: Mapping[str, tuple[Reach, ...]], infeasible: Mapping[str, Feasible], seconds: float
+    ) -> SearchResult:
+        known = self._known()
+        fronts = {target.name: known.front(self.problem, target) for target in self.problem.targets}
+        few = None
+        if len(self.plan.images) > 1:
+            pairs = [(self._first[a], self.accuracy[a]) for a in self._first if self._images[a] == self.plan.images[-1]]
+            few = fidelity(self.plan.images[0], self.plan.images[-1], pairs, len(self._first))
+        return SearchResult(
+            problem=self.problem,
+            seed=self.plan.seed,
+            codes=known.codes,
+            accuracy=known.accuracy,
+            final=known.final,
+            fronts=fronts,
+            hypervolume=self._history[-1][1] if self._history else self._volumes(),
+            history=list(self._history),
+            sources=dict(self._sources),
+            proposals=self.proposals,
+            ended=ended,
+            reach=reached,
+            infeasible=infeasible,
+            fidelity=few,
+            seconds=seconds,
+            proposing_seconds=self.proposing_seconds,
+        )
+
+    def _promising(self, first: Mapping[Arch, float], images: int) -> list[Arch]:
+        archs, accuracy = list(first), np.array(list(first.values()))
+        variance = sampling_variance(accuracy, np.full(len(archs), images), self.plan.images[-1])
+        codes = self.problem.space.encode(archs)
+        return [archs[i] for i in promising(self.problem, self._known(), codes, accuracy, variance)]
+
+    def _known(self) -> Known:
+        scored = self.scored(list(self.accuracy))
+        most = self.plan.images[-1]
+        variance = sampling_variance(scored.accuracy, scored.images, most)
+        return Known(scored.codes, scored.accuracy, variance, scored.images == most)
+
+    def _volumes(self) -> dict[str, float]:
+        known = self._known()
+        codes, accuracy = known.codes[known.final], known.accuracy[known.final]
+        return {target.name: self.problem.hypervolume(target, codes, accuracy) for target in self.problem.targets}
+
+    def _record(self, scores: Mapping[Arch, float], images: int) -> None:
+        self.accuracy |= scores
+        self._images |= dict.fromkeys(scores, images)
+
+    def _count(self, source: str, n: int) -> None:
+        if n:
+            self._sources[source] = self._sources.get(source, 0) + n
+
+    def _shown(self, before: int) -> Callable[[int, float], None]:
+        total = self.plan.evaluations
+
+        def shown(done: int, best: float) -> None:
+            best = max([best, *self.accuracy.values()])
+            self._progress(min(before + done, total), total, f"best validation accuracy {100 * best:.1f}%")
+
+        return shown

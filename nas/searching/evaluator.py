@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from nas.errors import JobError
 from search_spaces import Arch
+from supernets.batches import Batches
 from supernets.calibrate import accuracy, calibrate
 from supernets.supernet import Supernet
 from supernets.threads import torch_threads
@@ -20,10 +21,11 @@ THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Top-1 accuracy on validation images, and the seconds that it took."""
+    """Top-1 accuracy on validation images, the seconds that it took, and how many images were read."""
 
     val_accuracy: float
     seconds: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,19 @@ class Evaluator:
 
     net: Supernet
     calibration: list[Tensor]
-    validation: Iterable[tuple[Tensor, Tensor]]
+    validation: Batches
 
-    def score(self, arch: Arch) -> Score:
+    def score(self, arch: Arch, images: int | None = None) -> Score:
+        """The score on the first `images` validation images, or on all where there are no more."""
         start = time.perf_counter()
+        read = _first(self.validation, images)
         with torch_threads(THREADS):
-            hits = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), self.validation)
-        return Score(hits, time.perf_counter() - start)
+            hits = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), read)
+        return Score(hits, time.perf_counter() - start, len(read.labels))
+
+
+def _first(batches: Batches, images: int | None) -> Batches:
+    """The first so many images; splits are in random order, so these are a fair sample."""
+    if images is not None and images < 1:
+        raise JobError(f"an architecture is scored on one validation image or more, not on {images}")
+    return replace(batches, pixels=batches.pixels[:images], labels=batches.labels[:images])

@@ -1,9 +1,12 @@
 """What every Runner keeps: one suite for all of them, on a real evaluator that takes milliseconds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from nas.errors import JobError
 from nas.searching.evaluator import Evaluator
 from nas.searching.runners import Runner
 from search_spaces import Arch, SpaceError, define_space
@@ -34,7 +37,9 @@ def check_runner(runner: Runner) -> None:
     """Every law that the search relies on, for a runner of `small_evaluator()` whose context is entered."""
     check_scores(runner)
     check_batches(runner)
+    check_images(runner)
     check_errors(runner)
+    check_abandoned(runner)
     # An error before it does not matter.
     check_scores(runner)
 
@@ -47,7 +52,7 @@ def check_scores(runner: Runner) -> None:
     wanted = {arch: evaluator.score(arch).val_accuracy for arch in archs}
     assert {arch: score.val_accuracy for arch, score in found} == wanted
     assert len(set(wanted.values())) > 2, "the scores tell architectures apart"
-    assert all(0 < score.seconds < 60 for _, score in found)
+    assert all(0 < score.seconds < 60 and score.images == 48 for _, score in found)
 
 
 def check_batches(runner: Runner) -> None:
@@ -56,6 +61,26 @@ def check_batches(runner: Runner) -> None:
     one = some_archs(1)
     scores = [next(iter(runner.scores(one)))[1].val_accuracy for _ in range(2)]
     assert scores[0] == scores[1]
+
+
+def check_images(runner: Runner) -> None:
+    """On the first so many images, as if there were no more; on all where more are asked for than there are."""
+    archs, whole = some_archs(), small_evaluator()
+    for images, read in ((1, 1), (17, 17), (48, 48), (1000, 48)):
+        fewer = replace(whole.validation, pixels=whole.validation.pixels[:read], labels=whole.validation.labels[:read])
+        wanted = {arch: replace(whole, validation=fewer).score(arch).val_accuracy for arch in archs}
+        found = dict(runner.scores(archs, images))
+        assert {arch: score.val_accuracy for arch, score in found.items()} == wanted
+        assert {score.images for score in found.values()} == {read}
+    with pytest.raises(JobError, match="scored on one validation image or more, not on 0"):
+        list(runner.scores(archs[:1], 0))
+
+
+def check_abandoned(runner: Runner) -> None:
+    """Scores that nobody waits for do not turn up among those that are asked for next."""
+    for found, _ in zip(runner.scores(some_archs(), 17), range(2), strict=False):
+        assert found[1].images == 17
+    check_scores(runner)
 
 
 def check_errors(runner: Runner) -> None:

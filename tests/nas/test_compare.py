@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas.compare import Costed, compare, extra_latency
+from nas.compare import Costed, compare, extra_latency, picks_elsewhere
 from nas.errors import JobError
 from nas.searching.fronts import front
 from tests.nas.fakes import FakePredictor, small_space
@@ -70,3 +70,29 @@ def test_an_empty_front_has_no_share_and_only_empty_ones_are_refused():
     assert found["extra_latency"][1] == [None, None, None]
     with pytest.raises(JobError, match="every front is empty"):
         compare(SPACE, {"a": []}, PREDICTORS)
+
+
+def test_a_pick_loses_nothing_at_home_nor_on_a_device_just_like_it_and_is_beaten_elsewhere():
+    fronts = {name: front_of(name) for name in PREDICTORS}
+    found = compare(SPACE, fronts, PREDICTORS)
+    picked = {name: rows[len(rows) // 2]["arch_id"] for name, rows in fronts.items()}
+    picks = picks_elsewhere(found, picked)
+    assert [(row["device"], row["arch_id"]) for row in picks] == list(picked.items())
+    for row in picks:
+        home = row["device"]
+        assert row["ratio"][home] == pytest.approx(1.0)
+        for device, ratio in row["ratio"].items():
+            rivals = [one for one in fronts[device] if one["val_accuracy"] >= row["val_accuracy"]]
+            codes = SPACE.encode([SPACE.arch(one["arch"]) for one in rivals])
+            assert ratio == pytest.approx(row["latency_ms"][device] / PREDICTORS[device].predict(codes).min())
+            assert ratio >= 1 - 1e-12
+    assert picks[0]["ratio"]["twin"] == pytest.approx(1.0)
+    assert any(ratio > 1.001 for row in picks for ratio in row["ratio"].values())
+
+
+def test_a_pick_more_accurate_than_anything_on_another_front_has_no_ratio_there():
+    best = front_of("a")[-1:]
+    poor = [row for row in front_of("b") if row["val_accuracy"] < best[0]["val_accuracy"]]
+    found = compare(SPACE, {"a": best, "b": poor, "twin": []}, PREDICTORS)
+    (row,) = picks_elsewhere(found, {"a": best[0]["arch_id"]})
+    assert row["ratio"] == {"a": pytest.approx(1.0), "b": None, "twin": None}

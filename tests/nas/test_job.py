@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from latency_tables.device import Device, local_devices
 from nas.errors import JobError
+from nas.job import PROXIES as OF_JOBS
 from nas.job import Job, Pick, Sampler, job_from_json, job_to_json, read_job
-from nas.searching.engine import SAMPLERS
 from nas.searching.fronts import PICKS
+from nas.searching.samplers import SAMPLERS
+from supernets.proxies import PROXIES
 from tests.nas.fakes import LITTLE, write_job
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ def test_the_demo_is_the_digits_example_under_another_name():
 def test_what_is_left_out_takes_its_default():
     job = job_from_json({"name": "bare", "data": {"kind": "digits"}, "space": {"family": "tiny"}})
     assert job.devices == local_devices()
-    assert (job.seed, job.search.sampler, job.export.opset) == (0, "nsga2", 17)
+    assert (job.seed, job.search.sampler, job.export.opset) == (0, "guided", 17)
     assert {field.name for field in fields(Job)} == set(job_to_json(job))
 
 
@@ -96,6 +98,10 @@ def test_a_section_may_be_empty():
 def test_the_names_of_picks_and_samplers_are_those_that_exist():
     assert get_args(Pick) == tuple(PICKS)
     assert get_args(Sampler) == tuple(SAMPLERS)
+
+
+def test_the_names_of_proxies_are_those_that_exist():
+    assert tuple(PROXIES) == OF_JOBS
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,15 @@ def test_what_the_pipeline_works_out_itself_cannot_be_said():
         ("devices.1.name", "Übel", "a device's name"),
         ("profile.networks", 3, "profile.networks must be from 12"),
         ("profile.budget_s", float("inf"), "profile.budget_s must be from"),
-        ("search.sampler", "nsga3", "search.sampler: input should be 'nsga2' or 'random', not 'nsga3'"),
+        (
+            "search.sampler",
+            "nsga4",
+            "search.sampler: input should be 'guided', 'guided_exact', 'nsga2', 'nsga3', 'tpe', 'gp' or 'random', not 'nsga4'",
+        ),
+        ("search.objectives", ["accuracy", "latency"], "unknown quantity 'latency'; did you mean 'latency_ms'?"),
+        ("search.objectives", [], "search.objectives must name different quantities, at least one, not []"),
+        ("search.proxies", ["synflo"], "search: unknown proxy 'synflo'; known are grad_norm, snip"),
+        ("search.first_images", 0, "search.first_images must be from 1 to"),
         ("search.constraints", "macs <= 5", "search.constraints: input should be a valid tuple"),
         ("search.constraints", ["mac <= 5"], "did you mean 'macs'?"),
         ("search.constraints", ["latency_ms@two <= 5"], "names a device that the job does not have: one, four"),

@@ -29,7 +29,7 @@ from tests.nas.fakes import FakeDisplay, open_timed, write_job
 MADE = {
     "profile": ("tables", "predictors"),
     "search": ("evaluations.sqlite",),
-    "export": ("models", "fronts", "report.html"),
+    "export": ("models", "fronts", "evaluations.csv", "report.html"),
 }
 
 
@@ -61,7 +61,8 @@ def outcome(root: Path) -> dict[str, Any]:
         "supernet_accuracy": [summary["supernet"][f"{end}_test_accuracy"] for end in ("largest", "smallest")],
         "fronts": {device["name"]: device["front"] for device in summary["devices"]},
         "evaluated": {device["name"]: device["evaluated"] for device in summary["devices"]},
-        "hypervolume": summary["search"]["hypervolume_history"],
+        "hypervolume": [each["history"] for each in summary["search"]["searches"]],
+        "controls": [summary["search"]["random"], [device["uniform"] for device in summary["devices"]]],
         "exports": [
             (device["name"], made["pick"], made["arch_id"], made["max_abs_diff"], made["top1_agreement"])
             for device in summary["devices"]
@@ -117,7 +118,7 @@ def test_the_summary_says_all_that_it_is_to_say(finished):
             check_types(made, {"file": str, "sha256": str, "max_abs_diff": float, "top1_agreement": share})
     accuracies = dict.fromkeys(("largest_test_accuracy", "smallest_test_accuracy"), share)
     check_types(summary["supernet"], {"train_seconds": positive, **accuracies})
-    check_types(summary["search"], {"evaluations": int, "unique": int, "hypervolume": share, "seconds": positive})
+    check_types(summary["search"], {"evaluations": int, "proposals": int, "hypervolume": dict, "seconds": positive})
     assert list(summary["stages"]) == list(STAGES)
     assert all(map(positive, summary["stages"].values()))
     assert summary["versions"].keys() >= {"python", "torch", "numpy", "onnx", "onnxruntime", "optuna"}
@@ -127,15 +128,19 @@ def test_the_summary_says_all_that_it_is_to_say(finished):
 def test_a_front_is_what_the_evaluated_networks_make_it(finished):
     summary = json.loads((finished / "summary.json").read_text())
     space = Space.from_json(json.loads((finished / "space.json").read_text()))
-    assert summary["search"]["unique"] == 10
+    assert summary["search"]["evaluations"] == 10
     for device in summary["devices"]:
         rows = device["evaluated"]
         accuracy = np.array([row["val_accuracy"] for row in rows])
         latency_ms = np.array([row["latency_ms_predicted"] for row in rows])
-        wanted = [rows[i]["arch_id"] for i in front(accuracy, latency_ms)]
-        assert [row["arch_id"] for row in device["front"]] == wanted
-        volume = summary["search"]["hypervolume_by_device"][device["name"]]
-        assert volume >= hypervolume(accuracy, latency_ms, float(latency_ms.max())) - 0.2
+        # As searched, on 200 images; those of the front were then evaluated on all of them.
+        searched = {rows[i]["arch_id"] for i in front(accuracy, latency_ms)}
+        assert all(share(row["val_accuracy"]) for row in device["front"])
+        assert searched & {row["arch_id"] for row in device["front"]}
+        points = [(row["latency_ms_predicted"], row["val_accuracy"]) for row in device["front"]]
+        assert points == sorted(points)
+        assert len({accuracy for _, accuracy in points}) == len(points)
+        assert device["hypervolume"]["mean"] >= hypervolume(accuracy, latency_ms, float(latency_ms.max())) - 0.2
         for row in device["front"]:
             cost = arch_cost(space, space.arch(row["arch"]))
             assert (row["arch_id"], row["macs"], row["params"]) == (space.arch(row["arch"]).id, cost.macs, cost.params)
@@ -220,9 +225,14 @@ def test_a_search_that_goes_on_evaluates_only_what_is_left(quiet_machine, copied
         run(copied, FakeDisplay("search", 6))
     scored = []
     score = pipeline.Evaluator.score
-    monkeypatch.setattr(pipeline.Evaluator, "score", lambda self, arch: scored.append(arch) or score(self, arch))
+    monkeypatch.setattr(pipeline.Evaluator, "score", lambda self, *asked: scored.append(asked) or score(self, *asked))
     run(copied)
-    assert len(scored) == len(set(scored)) == 4
+    asked = [
+        (row["arch_id"], 200) for row in json.loads((copied / "search.json").read_text())["devices"][0]["evaluated"]
+    ]
+    found = [(arch.id, images) for arch, images in scored]
+    assert len(found) == len(set(found))
+    assert len(set(asked) & set(found)) == 4, "six of ten were there"
 
 
 def test_a_run_killed_before_its_report_was_written_writes_it(quiet_machine, finished, copied):
@@ -247,7 +257,7 @@ def test_a_stage_run_again_forgets_those_after_it_and_no_evaluation(quiet_machin
     folder.reopen("profile")
     assert list(folder.stages()) == ["train"]
     assert not folder.summary.exists()
-    monkeypatch.setattr(pipeline.Evaluator, "score", lambda self, arch: pytest.fail("evaluated again"))
+    monkeypatch.setattr(pipeline.Evaluator, "score", lambda self, *asked: pytest.fail("evaluated again"))
     run(copied)
     assert outcome(copied) == outcome(finished)
 
@@ -347,5 +357,5 @@ def test_evaluations_of_another_supernet_are_not_mixed_in(quiet_machine, copied,
     RunFolder.open(copied).reopen("search")
     assert weights(other) != weights(copied), "another seed gives other weights"
     shutil.copy(other / "supernet.safetensors", copied)
-    with pytest.raises(JobError, match="holds evaluations of another supernet"):
+    with pytest.raises(JobError, match="input `supernet` changed since the search began"):
         run(copied)

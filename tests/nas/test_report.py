@@ -4,197 +4,35 @@ from __future__ import annotations
 
 import base64
 import copy
-import csv
 import hashlib
-import io
 import json
 import math
-import random
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nas.errors import JobError
-from nas.report import SUMMARY_FORMAT, front_csv, render
-from nas.tables import amount, compact_arch, duration, scientific, significant, span, thinned
+from nas.report import render
+from nas.tables import (
+    amount,
+    compact_arch,
+    duration,
+    quantity_label,
+    quantity_text,
+    scientific,
+    significant,
+    span,
+    thinned,
+)
 from tests.nas.chromium import dom_of, drawn_plots, needs_chromium
+from tests.nas.made_up_run import EVIL, Page, example, infected
 
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--"
-VOID = {"meta", "br", "img", "link", "input", "hr", "source"}
-DEVICES = (("Raspberry Pi 5", 9.0, 0.05), ("Build server, 2 threads", 1.0, 0.03), ("Laptop int8", 0.55, 0.09))
-
-
-def network(rng: random.Random) -> dict[str, Any]:
-    """A made-up network of the tiny space: its values, cost and accuracy."""
-    arch: dict[str, Any] = {"resolution": rng.choice([24, 28, 32])}
-    work = 0.0
-    for stage in (1, 2, 3):
-        width, depth = rng.choice([0.5, 0.75, 1.0]), rng.choice([1, 2])
-        arch |= {f"s{stage}.width": width, f"s{stage}.depth": depth}
-        for block in range(depth):
-            expand, kernel = rng.choice([0.25, 0.5, 1.0]), rng.choice([1, 3])
-            arch |= {f"s{stage}.b{block}.expand": expand, f"s{stage}.b{block}.kernel": kernel}
-            work += width * width * expand * (0.6 + 0.1 * kernel)
-    macs = int(4.1e7 * work * (arch["resolution"] / 32) ** 2)
-    accuracy = 0.93 - 0.13 * math.exp(-macs / 2.2e7) - 0.06 * rng.random()
-    return {
-        "arch_id": f"{rng.getrandbits(48):012x}",
-        "arch": arch,
-        "macs": macs,
-        "params": int(macs / 61),
-        "val_accuracy": accuracy,
-        "test_accuracy": accuracy - 0.004 + 0.006 * rng.random(),
-    }
-
-
-def device(
-    rng: random.Random, name: str, slowness: float, error: float, networks: list[dict[str, Any]]
-) -> dict[str, Any]:
-    def latency(one: dict[str, Any]) -> float:
-        return slowness * float(0.16 + (one["macs"] / 5e7) ** 0.85)
-
-    rows = [{**one, "latency_ms_predicted": latency(one) * rng.gauss(1, error)} for one in networks]
-    best, front = 0.0, []
-    for row in sorted(rows, key=lambda row: row["latency_ms_predicted"]):
-        if row["val_accuracy"] > best:
-            best = row["val_accuracy"]
-            predicted = row["latency_ms_predicted"]
-            bounds = {"latency_ms_low": predicted * (1 - 2 * error), "latency_ms_high": predicted * (1 + 2 * error)}
-            front.append({**row, **bounds, "latency_ms_measured": latency(row), "picks": []})
-    front[0]["picks"], front[len(front) // 2]["picks"], front[-1]["picks"] = ["fastest"], ["knee"], ["most-accurate"]
-    kept = ("arch_id", "val_accuracy", "latency_ms_predicted")
-    return {
-        "name": name,
-        "id": f"{rng.getrandbits(48):012x}",
-        "device": {
-            "name": name, "provider": "CPUExecutionProvider", "threads": 2, "precision": "fp32", "batch": 1,
-            "options": {},
-        },
-        "fingerprint": {"cpu": "Cortex-A76", "cores": 4, "memory_bytes": 8_317_000_000, "onnxruntime": "1.24.1"},
-        "predictor": {
-            "mape": error * 0.8, "within_5": 0.83, "within_10": 0.98, "spearman": 0.991, "n_train": 120, "n_test": 40,
-            "noise_floor": 0.012, "kind": "blend", "coverage": 0.92,
-            "held_out": [
-                {"arch_id": one["arch_id"], "predicted_ms": ms * rng.gauss(1, error), "measured_ms": ms}
-                for one, ms in zip(networks[:40], map(latency, networks), strict=False)
-            ],
-        },
-        "evaluated": [{key: row[key] for key in kept} for row in rows],
-        "front": front,
-        "exports": [
-            {
-                "arch_id": row["arch_id"], "pick": row["picks"][0],
-                "file": f"{name.split()[0].lower()}-{row['arch_id']}.onnx",
-                "sha256": f"{rng.getrandbits(256):064x}", "bytes": 4 * row["params"], "max_abs_diff": 2.4e-6,
-                "top1_agreement": 1.0,
-            }
-            for row in front
-            if row["picks"]
-        ],
-    }  # fmt: skip
-
-
-def example(devices: int = 3, evaluated: int = 120) -> dict[str, Any]:
-    """A summary like that of a real run."""
-    rng = random.Random(7)
-    networks = [network(rng) for _ in range(evaluated)]
-    steps = range(0, 6001, 200)
-    return {
-        "format": SUMMARY_FORMAT,
-        "name": "Garden birds",
-        "finished": "2026-11-21T20:41:07+00:00",
-        "config": {"name": "Garden birds", "data": {"folder": "images/birds"}, "space": {"family": "tiny"}},
-        "seed": 20261121,
-        "space": {"family": "tiny", "id": "9f2c11e07a4b", "size": 34_867_844_010, "choices": 31},
-        "data": {
-            "name": "garden-birds", "id": "5b1f0c2277aa", "classes": ["blackbird", "robin", "wren", "great tit"],
-            "train": 18_000, "validation": 2_000, "test": 4_000, "skipped": 3,
-        },
-        "supernet": {
-            "largest_test_accuracy": 0.9218, "smallest_test_accuracy": 0.8394, "train_seconds": 5412.0,
-            "params": 2_813_000, "recipe": "sandwich",
-            "history": [
-                {
-                    "step": step, "epoch": step / 140,
-                    "loss": 0.35 + 1.9 * math.exp(-step / 1400) + 0.04 * rng.random(),
-                    "learning_rate": 0.05 * (1 + math.cos(math.pi * step / 6000)),
-                    "largest_val_accuracy": 0.925 - 0.6 * math.exp(-step / 900) if step % 600 == 0 else None,
-                    "smallest_val_accuracy": 0.845 - 0.6 * math.exp(-step / 1100) if step % 600 == 0 else None,
-                }
-                for step in steps
-            ],
-        },
-        "search": {
-            "evaluations": 1280, "unique": 1204, "hypervolume": 0.7431, "seconds": 912.4, "sampler": "nsga2",
-            "population": 40, "constraints": ["latency_ms <= 40 on Raspberry Pi 5", "params <= 2e6"],
-            "hypervolume_history": [
-                {"evaluations": count, "hypervolume": 0.7431 - 0.12 * math.exp(-count / 260)}
-                for count in range(40, 1281, 40)
-            ],
-        },
-        "devices": [device(rng, *DEVICES[index % 3], networks) for index in range(devices)],
-        "stages": {"train": 5412.0, "profile": 1860.5, "search": 912.4, "export": 41.2},
-        "versions": {"python": "3.11.7", "torch": "2.13.0", "onnxruntime": "1.24.1", "hwnas": "0.1.0"},
-    }  # fmt: skip
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page; fails on tags that do not nest."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs)
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-        elif self.open and self.open[-1] != "style":
-            self.text += data
-
-    def values(self, attribute: str) -> list[str]:
-        return [value for _, attrs in self.elements if (value := attrs.get(attribute)) is not None]
-
-    @property
-    def plots(self) -> dict[str, Any]:
-        plots = json.loads(self.scripts[0])
-        assert isinstance(plots, dict)
-        return plots
-
-
-def infected(document: Any, key: str = "") -> Any:
-    """The summary of somebody who names everything so as to break out of the page."""
-    if isinstance(document, dict):
-        fixed = (
-            key in ("", "space", "data", "supernet", "search", "predictor")
-            or "arch_id" in document
-            or "epoch" in document
-        )
-        fixed = fixed or "fingerprint" in document or "hypervolume" in document
-        return {(name if fixed else name + EVIL): infected(value, name) for name, value in document.items()}
-    if isinstance(document, list):
-        return [infected(value, "" if key in ("devices", "front", "exports") else key) for value in document]
-    return document + EVIL if isinstance(document, str) and key not in ("format", "picks") else document
+QUANTITIES = (
+    ("latency_ms", 4.12), ("model_bytes", 2.1e6), ("accuracy", 0.85), ("macs", 3e6), ("of_its_own", 1.5), ("params", None),
+)  # fmt: skip
 
 
 def test_the_page_is_well_formed_and_its_references_lead_somewhere() -> None:
@@ -240,7 +78,7 @@ def test_every_device_pick_front_network_and_file_is_on_the_page() -> None:
         assert [name for name in named if name not in page.text] == []
     drawn = {attrs["id"] for _, attrs in page.elements if (attrs.get("class") or "").startswith("plot ")}
     assert drawn == page.plots.keys()
-    assert {"loss", "accuracy", "hypervolume"} <= drawn
+    assert {"loss", "accuracy", "hypervolume", "growth-0", "parallel-0"} <= drawn
 
 
 def test_a_measurement_is_drawn_beside_its_prediction() -> None:
@@ -252,7 +90,8 @@ def test_a_measurement_is_drawn_beside_its_prediction() -> None:
     assert traces["Measured"]["x"] == [network["latency_ms_measured"] for network in front[1:]]
     assert traces["Error"]["x"][::3] == traces["Predicted"]["x"][1:]
     assert traces["Error"]["x"][1::3] == traces["Measured"]["x"]
-    assert "measured" not in traces["Predicted"]["hovertext"][0]
+    assert "prediction off by" not in traces["Predicted"]["hovertext"][0]
+    assert "prediction off by" in traces["Predicted"]["hovertext"][1]
     assert f"[{significant(front[1]['latency_ms_low'])}–" in traces["Predicted"]["hovertext"][1]
     assert "depth " in traces["Predicted"]["hovertext"][1]
 
@@ -265,7 +104,7 @@ def test_latencies_far_apart_get_a_logarithmic_axis(slowest: float, kind: str) -
     for network, latency in zip(device["front"], (1.0, slowest), strict=True):
         network |= {"latency_ms_predicted": latency, "latency_ms_measured": latency}
         network |= {"latency_ms_low": 0.9 * latency, "latency_ms_high": 1.1 * latency}
-    device["evaluated"] = []
+    device |= {"evaluated": [], "uniform": None, "average": None}
     plots = Page(render(summary)).plots
     for plot in ("pareto-0", "trust-0"):
         assert plots[plot]["layout"]["xaxis"]["type"] == kind
@@ -301,7 +140,14 @@ def test_script_data_neither_ends_its_script_nor_opens_a_comment() -> None:
     [
         {"devices": []},
         {"supernet.history": []},
-        {"search.hypervolume_history": [], "search.constraints": []},
+        {"search.searches": [], "search.random": [], "search.hypervolume_random": None, "search.constraints": []},
+        {"search.searches.0.history": [], "search.random.0.history": []},
+        {"search.proxies": {"n": 0, "rows": []}},
+        {"matrix": None},
+        {"devices.0.average": None, "devices.0.uniform": None, "devices.0.uniform_hypervolume": None},
+        {"devices.0.average.accuracy_gain": None, "devices.0.average.cost_ratio": None, "devices.0.reach": []},
+        {"devices.0.bound": None},
+        {"devices.0.front.0.constraints": [], "devices.0.front.0.values": {}, "devices.0.front.0.blocks": []},
         {"devices.0.predictor.held_out": []},
         {"devices.0.front": [], "devices.0.exports": []},
         {"devices.0.evaluated": []},
@@ -327,6 +173,7 @@ def test_a_run_that_lacks_something_still_has_a_page(change: dict[str, Any]) -> 
 
 def test_networks_never_measured_or_tested_show_dashes() -> None:
     summary = example(devices=1)
+    summary["devices"][0] |= {"uniform": None, "average": None}
     for network in summary["devices"][0]["front"]:
         for key in ("test_accuracy", "latency_ms_low", "latency_ms_high", "latency_ms_measured"):
             network[key] = None
@@ -337,6 +184,22 @@ def test_networks_never_measured_or_tested_show_dashes() -> None:
     assert "–" in page.text
     assert [trace["name"] for trace in page.plots["pareto-0"]["data"]] == ["Evaluated", "Predicted"]
     assert "accuracy" not in page.plots
+
+
+def test_the_matrix_tells_what_a_pick_costs_on_the_other_devices() -> None:
+    summary = example(devices=3)
+    page = Page(render(summary))
+    assert "#across" in page.values("href")
+    assert "Knee of" in page.text
+    assert "1.00× 1.50 ms1.37× 2.50 ms– 3.50 ms" in page.text
+    summary["matrix"] = None
+    assert "Across devices" not in Page(render(summary)).text
+
+
+def test_the_first_numbers_are_those_of_the_search() -> None:
+    text = Page(render(example())).text
+    assert "Evaluations391 architectures, of 800 proposals" in text
+    assert "Evaluated on all validation images31" in text
 
 
 def test_a_huge_search_is_thinned_and_says_so() -> None:
@@ -355,24 +218,8 @@ def test_rendering_leaves_the_summary_alone_and_is_the_same_twice() -> None:
 
 
 def test_a_summary_of_another_format_is_refused() -> None:
-    with pytest.raises(JobError, match=r"nas\.summary/1, not 'nas\.summary/2'"):
-        render({**example(), "format": "nas.summary/2"})
-
-
-def test_the_csv_of_a_front_reads_back_as_the_front() -> None:
-    device = example(devices=1)["devices"][0]
-    device["front"][0] |= {"latency_ms_measured": None, "picks": ["fastest", "knee"]}
-    rows = list(csv.DictReader(io.StringIO(front_csv(device))))
-    assert list(rows[0]) == [
-        "arch_id", "val_accuracy", "test_accuracy", "latency_ms_predicted", "latency_ms_low", "latency_ms_high",
-        "latency_ms_measured", "macs", "params", "picks", "arch",
-    ]  # fmt: skip
-    assert rows[0]["latency_ms_measured"] == ""
-    assert rows[0]["picks"] == "fastest;knee"
-    for row, network in zip(rows, device["front"], strict=True):
-        assert json.loads(row["arch"]) == network["arch"]
-        assert float(row["latency_ms_predicted"]) == network["latency_ms_predicted"]
-        assert int(row["macs"]) == network["macs"]
+    with pytest.raises(JobError, match=r"nas\.summary/2, not 'nas\.summary/1'; `nas export DIR --again` makes it anew"):
+        render({**example(), "format": "nas.summary/1"})
 
 
 def test_numbers_read_well() -> None:
@@ -389,6 +236,11 @@ def test_numbers_read_well() -> None:
     ]
     assert [scientific(value) for value in (12_345, 2 * 10**19, 999_999_999)] == [
         "12,345", "2.0 × 10<sup>19</sup>", "1.0 × 10<sup>9</sup>",
+    ]  # fmt: skip
+    assert [quantity_text(*pair) for pair in QUANTITIES] == ["4.12 ms", "2.10 MB", "85.00%", "3.00 M", "1.5", "–"]
+    names = ("latency_ms", "latency_p90_ms", "peak_memory_bytes", "macs", "params", "of_its_own")
+    assert [quantity_label(name) for name in names] == [
+        "Latency (ms)", "Latency p90 (ms)", "Peak memory (bytes)", "MACs", "Params", "Of its own",
     ]  # fmt: skip
     ranges = ([0.041, 0.02], [0.02, 0.0201], [0.01, -0.002])
     assert [span(values, scale=100) for values in ranges] == ["2.0–4.1", "2.0", "−0.2 to 1.0"]
@@ -410,6 +262,7 @@ def test_thinning_keeps_the_ends() -> None:
 @needs_chromium
 def test_a_browser_draws_every_plot_and_runs_nothing_else(tmp_path: Path) -> None:
     summary = infected(example(devices=2))
-    dom = dom_of(render(summary), tmp_path)
-    assert drawn_plots(dom) == ["accuracy", "hypervolume", "loss", "pareto-0", "pareto-1", "trust-0", "trust-1"]
+    page = render(summary)
+    dom = dom_of(page, tmp_path)
+    assert drawn_plots(dom) == sorted(Page(page).plots)
     assert "<img" not in dom

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.searching.fronts import PICKS, REFERENCE_LATENCY, front, hypervolume, knee
+from nas.searching.fronts import PICKS, REFERENCE, front, hypervolume, knee
 
 # Few different values, so that ties are common.
 POINTS = st.lists(
@@ -27,7 +27,7 @@ def dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def area(points: list[tuple[float, float]], largest_ms: float) -> float:
     """The hypervolume by cutting the box into the cells that the points' coordinates make."""
-    limit = REFERENCE_LATENCY * largest_ms
+    limit = REFERENCE * largest_ms
     inside = [(accuracy, latency_ms) for accuracy, latency_ms in points if latency_ms < limit]
     xs = sorted({latency_ms for _, latency_ms in inside} | {limit})
     total = 0.0

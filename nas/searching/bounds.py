@@ -1,0 +1,91 @@
+"""What additive models say at best: candidates for a search, and a bound for its report.
+
+Accuracy is fitted by main effects, cost is additive or made so, and integer programming finds the architecture of the highest
+fitted accuracy at each cost. That is the optimum of the models, not of accuracy: main effects miss what choices do together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latency_tables.predicting.predictor import AdditivePredictor
+from nas.searching.additive import AdditiveModel, fit_left_out
+from nas.searching.constraints import Constraint
+from nas.searching.exact import Limit, Optimum, trace
+from nas.searching.problem import Problem
+from nas.searching.quantities import Target
+from search_spaces import Codes, digest
+
+F64 = NDArray[np.float64]
+
+# Costs that add up over the parts of a network, by the name of the quantity.
+ADDITIVE = {"macs": "macs", "params": "params", "activation_bytes": "activation_bytes", "model_bytes": "weight_bytes"}
+# Rows to fit an additive model of a prediction to.
+FITTED_TO = 600
+TIME_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The best fitted accuracy at each cost, and how far off the two models are."""
+
+    quantity: str
+    optima: tuple[Optimum, ...]
+    costs: tuple[float, ...]
+    accuracy_error: float
+    """Mean absolute, of evaluated architectures that were left out of the fit."""
+    cost_error: float
+    """Mean relative, of architectures drawn at random; 0 where the predictor is additive itself."""
+
+
+def bound(problem: Problem, target: Target, codes: Codes, accuracy: F64, points: int = 12) -> Bound | None:
+    """The front of additive models fitted to evaluated rows; None without accuracy and a cost among the objectives, or where
+    nothing meets the limits."""
+    if "accuracy" not in problem.objectives or not problem.costs or len(codes) < 2:
+        return None
+    model, left_out = fit_left_out(problem.space, codes, accuracy)
+    cost, error = cost_model(target, problem.costs[0])
+    optima = trace(model, cost, _limits(problem, target), points, time_limit_s=TIME_LIMIT_S)
+    if not optima:
+        return None
+    costs = target.values(problem.costs[0], np.concatenate([optimum.codes for optimum in optima]))
+    return Bound(problem.costs[0], optima, tuple(costs.tolist()), float(np.abs(left_out - accuracy).mean()), error)
+
+
+def exact_candidates(problem: Problem, targets: Sequence[Target], codes: Codes, accuracy: F64, points: int) -> Codes:
+    """The optima of additive models on these targets: different canonical rows, which may be known."""
+    found = [bound(problem, target, codes, accuracy, points) for target in targets]
+    rows = [optimum.codes for each in found if each is not None for optimum in each.optima]
+    return np.unique(np.concatenate([codes[:0], *rows]), axis=0)
+
+
+def cost_model(target: Target, quantity: str) -> tuple[AdditiveModel, float]:
+    """A quantity as an additive model, and how far off that is: the mean relative error on rows drawn at random."""
+    if quantity in ADDITIVE:
+        return AdditiveModel.of_cost(target.space, ADDITIVE[quantity]), 0.0
+    predictor = target.predictors.get(quantity)
+    if isinstance(predictor, AdditivePredictor):
+        return AdditiveModel.of_latency(predictor), 0.0
+    rng = np.random.default_rng(int(digest(["cost model", target.space.id], 15), 16))
+    rows, others = (np.unique(target.space.sample(rng, FITTED_TO), axis=0) for _ in range(2))
+    model = AdditiveModel.fit(target.space, rows, target.values(quantity, rows))
+    truth = target.values(quantity, others)
+    return model, float(np.abs(model.predict(others) / truth - 1).mean())
+
+
+def _limits(problem: Problem, target: Target) -> list[Limit]:
+    """Those of the target's limits that additive models can tell; the others are left to the search."""
+    return [
+        Limit(cost_model(target, limit.quantity)[0], limit.bound)
+        for limit in problem.limits
+        if limit.concerns(target) and _can_be_told(limit, target)
+    ]
+
+
+def _can_be_told(limit: Constraint, target: Target) -> bool:
+    known = limit.quantity in ADDITIVE or limit.quantity in target.predictors
+    return known and limit.at_most and limit.probability is None

@@ -1,0 +1,31 @@
+"""Accuracies of architectures: from the store where they are known, else from the runner, and then in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nas.searching.runners import Runner
+from nas.searching.store import Evaluation, TrialStore
+from search_spaces import Arch
+
+
+class Evaluations:
+    """What is known under one `context`: a digest of all that accuracies depend on beside the architecture."""
+
+    def __init__(self, store: TrialStore, context: str, runner: Runner) -> None:
+        self._store, self._context, self._runner = store, context, runner
+        self._known = {key: found.accuracy for key, found in store.evaluations(context).items()}
+
+    def score(
+        self, archs: Sequence[Arch], images: int, scored: Callable[[int, float], None] = lambda done, best: None
+    ) -> dict[Arch, float]:
+        """The accuracy of each on the first `images` validation images, in the order of `archs`.
+
+        `scored` is told how many have one and the best so far, each time one more does; what has one is in the store.
+        """
+        known = {arch: self._known[arch.id, images] for arch in archs if (arch.id, images) in self._known}
+        for arch, score in self._runner.scores([arch for arch in archs if arch not in known], images):
+            self._store.add(self._context, arch, Evaluation(arch.id, images, score.val_accuracy, score.seconds))
+            self._known[arch.id, images] = known[arch] = score.val_accuracy
+            scored(len(known), max(known.values()))
+        return {arch: known[arch] for arch in archs}
