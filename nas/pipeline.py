@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from latency_tables.device import Device
 from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.energy import find_meter
 from latency_tables.measuring.lock import exclusive
 from latency_tables.measuring.measure import Protocol, measure
 from latency_tables.measuring.measurement import Measurement
@@ -36,7 +37,7 @@ from nas.model_lab import LOCK_TIMEOUT_S
 from nas.progress import Display
 from nas.report import evaluations_csv, front_csv, render
 from nas.searching.campaign import Campaign, Extent, campaign
-from nas.searching.constraints import parse_constraint
+from nas.searching.constraints import Reach, parse_constraint
 from nas.searching.document import device_json, search_json
 from nas.searching.engine import Plan
 from nas.searching.evaluations import Evaluations
@@ -60,6 +61,7 @@ from supernets.proxies import proxy_scores
 from supernets.supernet import Supernet
 from supernets.train import train as train_supernet
 
+ENERGY = "energy_mj"
 # Training images that proxies look at, and evaluated networks that they are compared on.
 PROXY_IMAGES, PROXY_NETWORKS = 32, 100
 
@@ -184,6 +186,7 @@ def search(context: Run) -> dict[str, Any]:
             identity,
             warm=warm,
             progress=progress,
+            reached=partial(_tell_reach, context),
         )
     _tell_infeasible(context, found)
     return {
@@ -266,6 +269,7 @@ def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
                 at.converged, at.networks, at.message or f"networks settled, round {at.round}"
             ),
             lock_timeout_s=LOCK_TIMEOUT_S,
+            meter=find_meter() if ENERGY in job.search.statistics else None,
         )
         table = add_peak(table, folder.table(device.name), LOCK_TIMEOUT_S)
     judgement = judge(table, seed=job.seed)
@@ -322,6 +326,16 @@ def _proxies(space: Space, dataset: Dataset, job: Job, found: Campaign) -> dict[
     scores = {name: _proxy(space, dataset, job.seed, name, found.codes[rows]) for name in job.search.proxies}
     ranked = correlations(space, found.codes[rows], found.accuracy[rows], scores)
     return {"n": len(rows), "rows": [dataclasses.asdict(each) for each in ranked]}
+
+
+def _tell_reach(context: Run, reach: Mapping[str, tuple[Reach, ...]]) -> None:
+    for device, rows in reach.items():
+        for row in rows:
+            context.display.note(
+                "search",
+                f"{device}: {row.text}: the space has {row.low:.4g} to {row.high:.4g}, median {row.median:.4g}; "
+                f"{row.share or 0:.0%} of random architectures meet it",
+            )
 
 
 def _tell_infeasible(context: Run, found: Campaign) -> None:

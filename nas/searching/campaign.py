@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import moocore
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nas.progress import Progress
 from nas.searching.bounds import Bound, bound
+from nas.searching.constraints import Reach
 from nas.searching.controls import Average, average, curve, random_rows, uniform_rows
 from nas.searching.engine import Identity, Plan, SearchResult, search
 from nas.searching.evaluations import Evaluations
@@ -76,6 +77,7 @@ def campaign(
     *,
     warm: Mapping[Arch, float] | None = None,
     progress: Progress = lambda done, total, text: None,
+    reached: Callable[[Mapping[str, tuple[Reach, ...]]], None] = lambda reach: None,
 ) -> Campaign:
     """Search with every seed, confirm the best, and evaluate the controls. All of it is in the store as it comes."""
     searches = tuple(
@@ -87,6 +89,7 @@ def campaign(
             evaluations,
             progress,
             warm,
+            reached if seed == plan.seed else lambda reach: None,
         )
         for seed in seeds_of(plan.seed, extent.seeds)
     )

@@ -93,16 +93,18 @@ def search(
     evaluations: Evaluations,
     progress: Progress = lambda done, total, text: None,
     warm: Mapping[Arch, float] | None = None,
+    reached: Callable[[Mapping[str, tuple[Reach, ...]]], None] = lambda reach: None,
 ) -> SearchResult:
     """Look for the architectures that are Pareto-optimal on each target.
 
     `warm` are accuracies that are known already, on all images: samplers learn from them, fronts may hold them, and they
-    do not count as evaluations.
+    do not count as evaluations. `reached` is told, before anything is proposed, what each target's constraints can reach.
     """
     started = time.perf_counter()
     problem = replace(problem, targets=tuple(sorted(problem.targets, key=lambda target: target.name)))
     rng = np.random.default_rng(int(digest(["reach", plan.seed], 15), 16))
-    reached = {target.name: reach(problem.limits, target, rng) for target in problem.targets}
+    reaches = {target.name: reach(problem.limits, target, rng) for target in problem.targets}
+    reached(reaches)
     nearest = {target.name: feasible_sample(problem.limits, target, rng, 1) for target in problem.targets}
     infeasible = {name: found for name, found in nearest.items() if len(found.codes) == 0}
     open_to = replace(problem, targets=tuple(each for each in problem.targets if each.name not in infeasible))
@@ -110,7 +112,7 @@ def search(
     ledger = _Ledger(problem, plan, evaluations, progress)
     ledger.take_over(warm or {})
     ended = _run(open_to, ledger, store, identity.search) if open_to.targets else "infeasible"
-    return ledger.result(ended, reached, infeasible, time.perf_counter() - started)
+    return ledger.result(ended, reaches, infeasible, time.perf_counter() - started)
 
 
 def _run(problem: Problem, ledger: _Ledger, store: TrialStore, search: str) -> str:

@@ -23,6 +23,8 @@ from search_spaces import Arch, Space, digest
 
 def target_of(folder: RunFolder, job: Job, space: Space, device: Device) -> Target:
     """A device with its predictor of the median latency, and others that the job asks for, fitted to the device's table."""
+    if not folder.table(device.name).is_file():
+        raise JobError(f"device {device.name} has no latency table; `nas profile {folder.root} --again` measures it")
     table = load_table(folder.table(device.name), space=space, device=device, protocol=PROTOCOL)
     predictors: dict[str, LatencyPredictor] = {MEDIAN: load_predictor(folder.predictor(device.name), space=space)}
     for statistic in job.search.statistics:

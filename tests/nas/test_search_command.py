@@ -172,6 +172,19 @@ def test_a_store_elsewhere_is_used_in_place_of_the_runs_own(nas, copied, tmp_pat
     assert {"supernet", "data", "calibration"} < set(inputs)
 
 
+def test_a_device_without_a_table_says_how_to_make_one(nas, copied):
+    (copied / "tables" / "four.json").unlink()
+    complaint = nas("search", copied, "--jobs", 1, "--again").complaint
+    assert f"device four has no latency table; `nas profile {copied} --again` measures it" in complaint
+
+
+def test_what_constraints_can_reach_is_told_before_the_search(nas, copied):
+    said = nas("search", copied, "--jobs", 1, "--again", "--set", 'search.constraints=["params <= 20k"]')
+    first, *_ = said.err.splitlines()
+    assert first.split(None, 1)[1].startswith("four: params <= 20k: the space has ")
+    assert first.endswith("% of random architectures meet it")
+
+
 def test_energy_without_a_meter_says_how_to_get_it(nas, copied):
     complaint = nas("search", copied, "--again", "--set", "search.objectives=[accuracy, energy_mj]").complaint
     assert "no energy was measured" in complaint
