@@ -27,10 +27,21 @@ from pydantic import BaseModel
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted([README, *(ROOT / "docs").glob("*.md")])
-VERBS = ("run", "train", "profile", "search", "export", "devices", "devices list", "devices report", "devices compare")
+VERBS = (
+    "run",
+    "train",
+    "profile",
+    "search",
+    "studies",
+    "export",
+    "devices",
+    "devices list",
+    "devices report",
+    "devices compare",
+)
 
 # Keys of summary.json whose own keys are the run's, not the format's.
-OPEN_KEYS = {"config", "arch", "stages", "versions", "hypervolume_by_device"}
+OPEN_KEYS = {"config", "arch", "stages", "versions", "by_device", "choices", "latency_ms", "ratio"}
 # Files written by other hands: they are looked into for nothing but their links.
 NOT_OURS = {"LOG.md"}
 
