@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import moocore
 import numpy as np
@@ -54,6 +54,17 @@ POPULATION, GENERATIONS = 1000, 200
 
 class LandscapeError(ValueError):
     """A landscape's folder is not usable; the message names the file."""
+
+
+class Surface(Protocol):
+    """What a searcher may know: the space, and accuracies, each row of which is an evaluation."""
+
+    @property
+    def space(self) -> Space:
+        """The space of the architectures."""
+
+    def accuracy(self, codes: Codes) -> F64:
+        """Canonical codes `(m, choices)` -> `(m,)`."""
 
 
 @dataclass(frozen=True, slots=True)

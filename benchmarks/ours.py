@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peers import Surface
+from landscape import Surface
 
 from latency_tables.predicting.predictor import LatencyPredictor
 from nas.searching.engine import Identity, Plan, search

@@ -9,11 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
-from landscape import fittest
+from landscape import Surface, fittest
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.evaluator import Evaluator
@@ -35,17 +35,6 @@ F64 = NDArray[np.float64]
 POPULATION = 50
 # DyNAS-T's inner search on predictions, for spaces of the size of MobileNetV3's; 5,000 for its ResNet-50.
 LINAS_INNER = 20_000
-
-
-class Surface(Protocol):
-    """What a searcher may know: the space, and accuracies, each row of which is an evaluation."""
-
-    @property
-    def space(self) -> Space:
-        """The space of the architectures."""
-
-    def accuracy(self, codes: Codes) -> F64:
-        """Canonical codes `(m, choices)` -> `(m,)`."""
 
 
 Peer = Callable[[Surface, LatencyPredictor, int, int], Codes]
