@@ -13,8 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas.errors import JobError
 from nas.folder import RunFolder
 from nas.searching.campaign import seeds_of
-from nas.searching.constraints import parse_constraint
-from nas.searching.inputs import CONTEXT, images_of, name_of, target_of
+from nas.searching.inputs import CONTEXT, images_of, name_of, problem_of
 from nas.searching.problem import Problem
 from nas.searching.store import Evaluation, Proposal, TrialStore
 from nas.searching.studies import Scored, trials_of
@@ -28,10 +27,11 @@ def write_studies(folder: RunFolder, storage: str) -> list[str]:
     """
     job, space = folder.job, folder.space
     images = images_of(job.search, folder.result("train")["data"]["validation"])
-    targets = tuple(target_of(folder, job, space, device) for device in job.devices)
-    problem = Problem(space, targets, job.search.objectives, tuple(map(parse_constraint, job.search.constraints)))
+    problem = problem_of(folder, job, space)
     with TrialStore(job.search.store or folder.evaluations) as store:
-        asked, known = _trials(store, name_of(job, space, targets, images), seeds_of(job.seed, job.search.seeds))
+        asked, known = _trials(
+            store, name_of(job, space, problem.targets, images), seeds_of(job.seed, job.search.seeds)
+        )
     rows = [(row, found) for row in asked if (found := _best(known, row.arch_id, images)) is not None]
     if not rows:
         raise JobError(
@@ -42,7 +42,7 @@ def write_studies(folder: RunFolder, storage: str) -> list[str]:
     read = np.array([found.images for _, found in rows], dtype=np.int64)
     scored = Scored(space.canonical(codes), accuracy, read)
     names = []
-    for target in targets:
+    for target in problem.targets:
         alone = replace(problem, targets=(target,))
         study = _created(f"{job.name} {target.name}", alone, storage)
         study.add_trials(trials_of(alone, codes, scored, [{}] * len(codes)))

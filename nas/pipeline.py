@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,14 +37,13 @@ from nas.model_lab import LOCK_TIMEOUT_S
 from nas.progress import Display
 from nas.report import evaluations_csv, front_csv, render
 from nas.searching.campaign import Campaign, Extent, campaign
-from nas.searching.constraints import Reach, parse_constraint
+from nas.searching.constraints import Reach
 from nas.searching.document import device_json, search_json
 from nas.searching.engine import Plan
 from nas.searching.evaluations import Evaluations
 from nas.searching.evaluator import Evaluator
 from nas.searching.fronts import PICKS
-from nas.searching.inputs import context_of, identity_of, images_of, target_of, warm_start
-from nas.searching.problem import Problem
+from nas.searching.inputs import context_of, identity_of, images_of, problem_of, warm_start
 from nas.searching.runners import make_runner
 from nas.searching.store import TrialStore
 from nas.searching.truth import with_measured
@@ -154,13 +153,14 @@ def search(context: Run) -> dict[str, Any]:
     started = time.perf_counter()
     dataset, space = _dataset(context), folder.space
     net, _ = load_supernet(folder.supernet, space)
-    targets = tuple(target_of(folder, job, space, device) for device in job.devices)
-    problem = Problem(space, targets, settings.objectives, tuple(map(parse_constraint, settings.constraints)))
+    problem = problem_of(folder, job, space)
     images = images_of(settings, len(dataset.validation))
     accuracies = context_of(_weights_digest(net), dataset.id, job)
     warm = warm_start(settings.warm_start, space, accuracies, images[-1])
-    identity = identity_of(job, space, targets, images, accuracies, warm)
-    prefer = partial(_proxy, space, dataset, job.seed, settings.warm_up) if settings.warm_up else None
+    identity = identity_of(job, space, problem.targets, images, accuracies, warm)
+    scores_of = partial(_proxy_scores, space, dataset, job.seed)
+    warm_up = settings.warm_up
+    prefer = (lambda codes: scores_of([warm_up], codes)[warm_up]) if warm_up else None
     plan = Plan(
         settings.sampler, settings.evaluations, images, settings.population, settings.patience, job.seed, prefer
     )
@@ -196,7 +196,7 @@ def search(context: Run) -> dict[str, Any]:
             "images": list(images),
             "proxies": _proxies(space, dataset, job, found),
         },
-        "devices": [device_json(found, target) for target in targets],
+        "devices": [device_json(found, target) for target in problem.targets],
     }
 
 
@@ -311,11 +311,13 @@ def _protocol(job: Job) -> Protocol:
     return Protocol(target_precision=job.profile.precision, budget_s=job.profile.budget_s, seed=job.seed)
 
 
-def _proxy(space: Space, dataset: Dataset, seed: int, name: str, codes: Codes) -> NDArray[np.float64]:
-    """The scores of a zero-cost proxy, on the first images of the training set's first epoch."""
+def _proxy_scores(
+    space: Space, dataset: Dataset, seed: int, names: Sequence[str], codes: Codes
+) -> dict[str, NDArray[np.float64]]:
+    """The scores of zero-cost proxies, on the first images of the training set's first epoch."""
     images, labels = batch_of(dataset.train, min(PROXY_IMAGES, len(dataset.train)), 0, seed)
     normalised = Normalisation(dataset.mean, dataset.std)(images)
-    return proxy_scores(space, space.decode(codes), normalised, labels, [name], seed=seed)[name]
+    return proxy_scores(space, space.decode(codes), normalised, labels, names, seed=seed)
 
 
 def _proxies(space: Space, dataset: Dataset, job: Job, found: Campaign) -> dict[str, Any] | None:
@@ -323,7 +325,7 @@ def _proxies(space: Space, dataset: Dataset, job: Job, found: Campaign) -> dict[
     if not job.search.proxies:
         return None
     rows = np.flatnonzero(found.final)[:PROXY_NETWORKS]
-    scores = {name: _proxy(space, dataset, job.seed, name, found.codes[rows]) for name in job.search.proxies}
+    scores = _proxy_scores(space, dataset, job.seed, job.search.proxies, found.codes[rows])
     ranked = correlations(space, found.codes[rows], found.accuracy[rows], scores)
     return {"n": len(rows), "rows": [dataclasses.asdict(each) for each in ranked]}
 

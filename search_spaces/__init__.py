@@ -1,6 +1,6 @@
 """Search spaces: choices, architectures, the layers that they build and what these cost."""
 
-from search_spaces.cost import COSTS, Cost, arch_cost, costs
+from search_spaces.cost import COSTS, Cost, arch_cost, costs, slot_costs
 from search_spaces.errors import SpaceError
 from search_spaces.evolve import crossover, mutate
 from search_spaces.family import (
@@ -15,7 +15,7 @@ from search_spaces.family import (
 )
 from search_spaces.layers import NETWORK_INPUT, Layer
 from search_spaces.slots import Slot
-from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json, digest
+from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json, digest, first_rows, row_keys
 
 __all__ = [
     "COSTS",
@@ -36,9 +36,12 @@ __all__ = [
     "crossover",
     "define_space",
     "digest",
+    "first_rows",
     "mutate",
     "network",
+    "row_keys",
     "slot_configs",
+    "slot_costs",
     "slot_index",
     "slot_sizes",
     "slot_values",

@@ -87,12 +87,15 @@ def arch_cost(space: Space, arch: Arch) -> Cost:
 
 def costs(space: Space, codes: NDArray[np.integer[Any]], metric: str) -> NDArray[np.int64]:
     """One metric of `COSTS` for every row of canonical codes: `(n, choices)` -> `(n,)`. Lower is better."""
-    found: NDArray[np.int64] = COSTS[metric].combine.reduce(slot_values(space, _tables(space, metric), codes), axis=1)
+    found: NDArray[np.int64] = COSTS[metric].combine.reduce(
+        slot_values(space, slot_costs(space, metric), codes), axis=1
+    )
     return found
 
 
 @lru_cache(maxsize=64)
-def _tables(space: Space, metric: str) -> Sequence[NDArray[np.int64]]:
+def slot_costs(space: Space, metric: str) -> Sequence[NDArray[np.int64]]:
+    """One metric of `COSTS` for every configuration of every slot: one array a slot, in the order of `slot_configs`."""
     of = COSTS[metric].of
     return [
         np.array([of(slot.build(values)) for values in slot_configs(space, slot)], dtype=np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latency_tables.predicting.predictor import AdditivePredictor
 from nas.errors import JobError
-from search_spaces import COSTS, Codes, Space, slot_configs, slot_index, slot_sizes, slots
+from search_spaces import COSTS, Codes, Space, slot_costs, slot_index, slot_sizes, slots
 
 F64 = NDArray[np.float64]
 
@@ -49,9 +49,8 @@ class AdditiveModel:
         """One metric of `COSTS`, exactly; `JobError` for one that does not add up over slots."""
         if COSTS[metric].combine is not np.add:
             raise JobError(f"{metric} does not add up over the parts of a network, so no additive model tells it")
-        of = COSTS[metric].of
-        tables = [[of(slot.build(values)) for values in slot_configs(space, slot)] for slot in slots(space)]
-        return AdditiveModel(space, 0.0, _zeros(space), tuple(np.array(table, dtype=np.float64) for table in tables))
+        tables = tuple(table.astype(np.float64) for table in slot_costs(space, metric))
+        return AdditiveModel(space, 0.0, _zeros(space), tables)
 
     @staticmethod
     def of_latency(predictor: AdditivePredictor) -> AdditiveModel:

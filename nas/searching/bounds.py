@@ -82,8 +82,8 @@ def _limits(problem: Problem, target: Target) -> list[Limit]:
     """Those of the target's limits that additive models can tell; the others are left to the search."""
     return [
         Limit(cost_model(target, limit.quantity)[0], limit.bound)
-        for limit in problem.limits
-        if limit.concerns(target) and _can_be_told(limit, target)
+        for limit in problem.limits_on(target)
+        if _can_be_told(limit, target)
     ]
 
 

@@ -13,12 +13,12 @@ from nas.progress import Progress
 from nas.searching.bounds import Bound, bound
 from nas.searching.constraints import Reach
 from nas.searching.controls import Average, average, curve, random_rows, uniform_rows
-from nas.searching.engine import Identity, Plan, SearchResult, search
+from nas.searching.engine import Identity, Plan, SearchResult, search, survey
 from nas.searching.evaluations import Evaluations
 from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from nas.searching.store import TrialStore
-from search_spaces import Arch, Codes, digest
+from search_spaces import Arch, Codes, digest, first_rows
 
 F64 = NDArray[np.float64]
 Curve = Sequence[tuple[int, Mapping[str, float]]]
@@ -80,6 +80,8 @@ def campaign(
     reached: Callable[[Mapping[str, tuple[Reach, ...]]], None] = lambda reach: None,
 ) -> Campaign:
     """Search with every seed, confirm the best, and evaluate the controls. All of it is in the store as it comes."""
+    surveyed = survey(problem, plan.seed)
+    reached(surveyed.reach)
     searches = tuple(
         search(
             problem,
@@ -89,7 +91,7 @@ def campaign(
             evaluations,
             progress,
             warm,
-            reached if seed == plan.seed else lambda reach: None,
+            surveyed,
         )
         for seed in seeds_of(plan.seed, extent.seeds)
     )
@@ -128,8 +130,7 @@ def _merged(searches: Sequence[SearchResult]) -> tuple[Codes, F64, NDArray[np.bo
     accuracy = np.concatenate([found.accuracy for found in searches])
     final = np.concatenate([found.final for found in searches])
     order = np.argsort(~final, kind="stable")
-    _, first = np.unique(codes[order], axis=0, return_index=True)
-    kept = np.sort(order[first])
+    kept = np.sort(order[first_rows(codes[order])])
     return codes[kept], accuracy[kept], final[kept]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from nas.errors import JobError
 from nas.searching.quantities import F64, QUANTITIES, Quantity, Target, unknown_quantity
 from nas.searching.units import read_amount
-from search_spaces import Codes, Space, crossover, mutate
+from search_spaces import Codes, Space, crossover, mutate, row_keys
 
 _PATTERN = re.compile(
     r"\s*([A-Za-z]\w*)\s*(?:@\s*([A-Za-z0-9_.-]+?))?\s*(<=|>=|<|>)\s*([^\s<>=].*?)"
@@ -238,6 +238,5 @@ def _evolution(
 
 
 def _different(rows: Codes) -> Codes:
-    """Each row once. As bytes: `np.unique(axis=0)` takes 3.1 ms for 2,560 rows of `mobilenet_v3`, this 0.3."""
-    flat = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
-    return rows[np.unique(flat, return_index=True)[1]]
+    """Each row once."""
+    return rows[np.unique(row_keys(rows), return_index=True)[1]]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nas.searching.constraints import feasible_sample
 from nas.searching.problem import Problem
 from nas.searching.quantities import Target
-from search_spaces import Codes, Space, digest
+from search_spaces import Codes, Space, digest, first_rows
 
 F64 = NDArray[np.float64]
 
@@ -32,8 +32,7 @@ def random_rows(problem: Problem, n: int, seed: int) -> Codes:
     drawn = [feasible_sample(problem.limits, target, rng, n).codes for target in problem.targets]
     turns = [rows[i] for i in range(n) for rows in drawn if i < len(rows)]
     rows = np.array(turns, dtype=np.int16).reshape(len(turns), len(problem.space.choices))
-    _, first = np.unique(rows, axis=0, return_index=True)
-    return rows[np.sort(first)][:n]
+    return rows[first_rows(rows)][:n]
 
 
 def uniform_rows(space: Space) -> Codes:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.searching.campaign import Campaign, Curve
-from nas.searching.constraints import Constraint
 from nas.searching.controls import spread
 from nas.searching.engine import SearchResult
 from nas.searching.quantities import Target
@@ -90,7 +89,10 @@ def _front_json(found: Campaign, target: Target, front: NDArray[np.int64]) -> li
     low, high = target.interval("latency_ms", codes, COVERAGE)
     predicted = target.values("latency_ms", codes)
     values = _values(found, target, codes)
-    holds = {limit.text: limit.excess(target, codes, found.confirmed[front]) <= 0 for limit in _own(found, target)}
+    holds = {
+        limit.text: limit.excess(target, codes, found.confirmed[front]) <= 0
+        for limit in found.problem.limits_on(target)
+    }
     rows = []
     for k, (i, arch) in enumerate(zip(front, found.problem.space.decode(codes), strict=True)):
         cost = arch_cost(found.problem.space, arch)
@@ -119,7 +121,7 @@ def _front_json(found: Campaign, target: Target, front: NDArray[np.int64]) -> li
 
 def _values(found: Campaign, target: Target, codes: Codes) -> dict[str, list[dict[str, float]]]:
     """Every quantity that the search optimises or bounds, predicted and with its interval; none for accuracy."""
-    names = [*found.problem.costs, *(limit.quantity for limit in _own(found, target))]
+    names = [*found.problem.costs, *(limit.quantity for limit in found.problem.limits_on(target))]
     columns = {}
     for name in dict.fromkeys(names):
         if name == "accuracy":
@@ -130,10 +132,6 @@ def _values(found: Campaign, target: Target, codes: Codes) -> dict[str, list[dic
             for value, bottom, top in zip(target.values(name, codes), low, high, strict=True)
         ]
     return columns
-
-
-def _own(found: Campaign, target: Target) -> list[Constraint]:
-    return [limit for limit in found.problem.limits if limit.concerns(target)]
 
 
 def _points_json(found: Campaign, target: Target, codes: Codes, accuracy: F64) -> list[dict[str, Json]]:

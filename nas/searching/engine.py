@@ -59,6 +59,14 @@ class Identity:
 
 
 @dataclass(frozen=True, eq=False)
+class Survey:
+    """By target what its constraints can reach, and, where nothing meets them, what comes closest."""
+
+    reach: Mapping[str, tuple[Reach, ...]]
+    infeasible: Mapping[str, Feasible]
+
+
+@dataclass(frozen=True, eq=False)
 class SearchResult:
     """Everything evaluated, in the order in which it was asked for, and by target the indices of its front."""
 
@@ -93,26 +101,36 @@ def search(
     evaluations: Evaluations,
     progress: Progress = lambda done, total, text: None,
     warm: Mapping[Arch, float] | None = None,
-    reached: Callable[[Mapping[str, tuple[Reach, ...]]], None] = lambda reach: None,
+    surveyed: Survey | None = None,
 ) -> SearchResult:
     """Look for the architectures that are Pareto-optimal on each target.
 
     `warm` are accuracies that are known already, on all images: samplers learn from them, fronts may hold them, and they
-    do not count as evaluations. `reached` is told, before anything is proposed, what each target's constraints can reach.
+    do not count as evaluations. `surveyed` is the survey of the problem, where it was made before.
     """
     started = time.perf_counter()
-    problem = replace(problem, targets=tuple(sorted(problem.targets, key=lambda target: target.name)))
-    rng = np.random.default_rng(int(digest(["reach", plan.seed], 15), 16))
-    reaches = {target.name: reach(problem.limits, target, rng) for target in problem.targets}
-    reached(reaches)
-    nearest = {target.name: feasible_sample(problem.limits, target, rng, 1) for target in problem.targets}
-    infeasible = {name: found for name, found in nearest.items() if len(found.codes) == 0}
-    open_to = replace(problem, targets=tuple(each for each in problem.targets if each.name not in infeasible))
+    problem = _in_order(problem)
+    surveyed = surveyed or survey(problem, plan.seed)
+    open_to = replace(problem, targets=tuple(t for t in problem.targets if t.name not in surveyed.infeasible))
     store.begin(identity.search, identity.inputs)
     ledger = _Ledger(problem, plan, evaluations, progress)
     ledger.take_over(warm or {})
     ended = _run(open_to, ledger, store, identity.search) if open_to.targets else "infeasible"
-    return ledger.result(ended, reaches, infeasible, time.perf_counter() - started)
+    return ledger.result(ended, surveyed, time.perf_counter() - started)
+
+
+def survey(problem: Problem, seed: int) -> Survey:
+    """What constraints can reach, and whose cannot be met, before anything is proposed."""
+    problem = _in_order(problem)
+    rng = np.random.default_rng(int(digest(["reach", seed], 15), 16))
+    reaches = {target.name: reach(problem.limits, target, rng) for target in problem.targets}
+    nearest = {target.name: feasible_sample(problem.limits, target, rng, 1) for target in problem.targets}
+    return Survey(reaches, {name: found for name, found in nearest.items() if len(found.codes) == 0})
+
+
+def _in_order(problem: Problem) -> Problem:
+    """The same whatever the order in which devices are named."""
+    return replace(problem, targets=tuple(sorted(problem.targets, key=lambda target: target.name)))
 
 
 def _run(problem: Problem, ledger: _Ledger, store: TrialStore, search: str) -> str:
@@ -242,9 +260,7 @@ class _Ledger:
             np.array([self._images[arch] for arch in archs], dtype=np.int64),
         )
 
-    def result(
-        self, ended: str, reached: Mapping[str, tuple[Reach, ...]], infeasible: Mapping[str, Feasible], seconds: float
-    ) -> SearchResult:
+    def result(self, ended: str, surveyed: Survey, seconds: float) -> SearchResult:
         known = self._known()
         fronts = {target.name: known.front(self.problem, target) for target in self.problem.targets}
         few = None
@@ -263,8 +279,8 @@ class _Ledger:
             sources=dict(self._sources),
             proposals=self.proposals,
             ended=ended,
-            reach=reached,
-            infeasible=infeasible,
+            reach=surveyed.reach,
+            infeasible=surveyed.infeasible,
             fidelity=few,
             seconds=seconds,
             proposing_seconds=self.proposing_seconds,

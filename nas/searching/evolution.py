@@ -14,7 +14,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import Codes, Space, crossover, mutate
+from search_spaces import Codes, Space, crossover, first_rows, mutate
 
 F64 = NDArray[np.float64]
 
@@ -98,5 +98,6 @@ def _children(space: Space, pool: Codes, rng: np.random.Generator, n: int) -> Co
 
 def new_rows(rows: Codes, known: Codes) -> Codes:
     """The different rows that are not among the known ones."""
-    _, first = np.unique(np.concatenate([known, rows]), axis=0, return_index=True)
-    return np.concatenate([known, rows])[np.sort(first[first >= len(known)])]
+    both = np.concatenate([known, rows])
+    first = first_rows(both)
+    return both[first[first >= len(known)]]

@@ -15,7 +15,9 @@ from latency_tables.table import load as load_table
 from nas.errors import JobError
 from nas.folder import RunFolder
 from nas.job import Job, SearchSettings
+from nas.searching.constraints import parse_constraint
 from nas.searching.engine import Identity
+from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from nas.searching.store import TrialStore
 from search_spaces import Arch, Space, digest
@@ -31,6 +33,12 @@ def target_of(folder: RunFolder, job: Job, space: Space, device: Device) -> Targ
         if statistic not in predictors:
             predictors[statistic] = fitted(table, seed=job.seed, statistic=statistic)
     return Target(device.name, space, device.batch, predictors)
+
+
+def problem_of(folder: RunFolder, job: Job, space: Space) -> Problem:
+    """What a job searches for, on all of its devices."""
+    targets = tuple(target_of(folder, job, space, device) for device in job.devices)
+    return Problem(space, targets, job.search.objectives, tuple(map(parse_constraint, job.search.constraints)))
 
 
 CONTEXT = ("supernet", "data", "calibration")

@@ -77,11 +77,13 @@ class Problem:
         own = [accuracy if name == "accuracy" else first[name] for name in self.objectives]
         return np.stack([*own, *(column for other in others for column in other.values())], axis=1)
 
+    def limits_on(self, target: Target) -> list[Constraint]:
+        """Those that concern this target."""
+        return [limit for limit in self.limits if limit.concerns(target)]
+
     def least_accuracy(self, target: Target) -> float:
         """What the limits of this target ask of accuracy; 0 where they do not."""
-        own = [
-            each for each in self.limits if each.concerns(target) and each.quantity == "accuracy" and not each.at_most
-        ]
+        own = [each for each in self.limits_on(target) if each.quantity == "accuracy" and not each.at_most]
         return max([each.bound for each in own], default=0.0)
 
     def front(self, target: Target, codes: Codes, accuracy: F64) -> Indices:

@@ -25,7 +25,7 @@ from nas.searching.fidelity import sampling_variance
 from nas.searching.guided import Known, propose
 from nas.searching.problem import Problem
 from nas.searching.warmup import warm_start
-from search_spaces import Codes, Space, costs, digest
+from search_spaces import Codes, Space, costs, digest, first_rows
 
 F64 = NDArray[np.float64]
 
@@ -129,8 +129,7 @@ def known_of(problem: Problem, trials: Sequence[FrozenTrial], images: int | None
     accuracy = np.array([_accuracy_of(problem, trial) for trial in done])
     codes = codes_of(problem.space, done)
     order = np.argsort(-read, kind="stable")
-    _, first = np.unique(codes[order], axis=0, return_index=True)
-    kept = np.sort(order[first])
+    kept = np.sort(order[first_rows(codes[order])])
     variance = sampling_variance(accuracy[kept], read[kept], total)
     return Known(codes[kept], accuracy[kept], variance, read[kept] >= total)
 
@@ -162,8 +161,7 @@ def founders(problem: Problem, rng: np.random.Generator, n: int, prefer: Callabl
     shares = [_spread(space, rows, share, prefer) for rows, share in zip(drawn, _shares(n, len(drawn)), strict=True)]
     # Where ends and shares overlap, others fill up.
     rows = np.concatenate([*met, *shares, *drawn])
-    _, first = np.unique(rows, axis=0, return_index=True)
-    return rows[np.sort(first)][:n]
+    return rows[first_rows(rows)][:n]
 
 
 def _shares(n: int, parts: int) -> list[int]:

@@ -150,7 +150,7 @@ def constraint_values(problem: Problem, scored: Scored) -> list[dict[str, float]
     names: list[str] = []
     columns: list[F64] = []
     for target in problem.targets:
-        own = [limit for limit in problem.limits if limit.concerns(target)]
+        own = problem.limits_on(target)
         names += [f"{target.name}: {limit.text}" for limit in own]
         columns += list(excesses(own, target, scored.codes, scored.accuracy).T)
     return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)] or [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from latency_tables.predicting.metrics import spearman
 from nas.errors import JobError
-from search_spaces import Codes, Space, costs
+from search_spaces import Codes, Space, costs, first_rows
 
 F64 = NDArray[np.float64]
 
@@ -50,8 +50,7 @@ def warm_start(codes: Codes, score: F64, groups: F64, n: int) -> NDArray[np.int6
         )
     if n < 1:
         raise JobError(f"a first population needs at least one architecture, not {n}")
-    _, first = np.unique(codes, axis=0, return_index=True)
-    different = np.sort(first)
+    different = first_rows(codes)
     ordered = different[np.argsort(groups[different], kind="stable")]
     worth = np.where(np.isnan(score), -np.inf, score)
     strata = np.array_split(ordered, min(n, len(ordered))) if len(ordered) else []
