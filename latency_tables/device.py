@@ -38,6 +38,8 @@ class Device:
     precision: str = "fp32"
     batch: int = 1
     graph_optimization: str = "all"
+    agent: str = ""
+    """The enrolled machine that measures it; empty: the machine at hand."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -45,6 +47,8 @@ class Device:
                 f"a device's name is of small letters, digits, '_', '.', '-' and begins with one of the first two; "
                 f"not {self.name!r}"
             )
+        if not isinstance(self.agent, str) or (self.agent and not NAME.fullmatch(self.agent)):
+            raise LatencyError(f"device {self.name}: agent must be the name of an enrolled machine, not {self.agent!r}")
         if not isinstance(self.provider, str) or not self.provider:
             raise LatencyError(f"device {self.name}: provider must be a non-empty string, not {self.provider!r}")
         object.__setattr__(self, "provider_options", _options(self.name, self.provider_options))
@@ -67,7 +71,8 @@ class Device:
         return f"{short_name(fingerprint.cpu, fingerprint.machine)}_ort{runtime}_{self.id}"
 
     def to_json(self) -> dict[str, Json]:
-        return {**asdict(self), "provider_options": dict(self.provider_options)}
+        found = {**asdict(self), "provider_options": dict(self.provider_options)}
+        return found if self.agent else {key: value for key, value in found.items() if key != "agent"}
 
     @staticmethod
     def from_json(document: Json) -> Device:

@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latency_tables.device import Device, fingerprint
+from latency_tables.device import Device, Fingerprint
 from latency_tables.errors import LatencyError, TableError
 from latency_tables.journal import Journal
 from latency_tables.measuring.energy import EnergyMeter, measure_energy
 from latency_tables.measuring.footprint import Footprint
-from latency_tables.measuring.lock import exclusive
-from latency_tables.measuring.measure import PROTOCOL, Protocol, measure
+from latency_tables.measuring.machine import Here, Machine
+from latency_tables.measuring.measure import PROTOCOL, Protocol
 from latency_tables.measuring.measurement import Measurement
 from latency_tables.measuring.sessions import Graph, Opener, open_session
-from latency_tables.offers import check_device
 from latency_tables.plan import plan
 from latency_tables.table import SHIFTED, LatencyTable, journal_entry, load
 from search_spaces import Arch, Space
@@ -71,8 +70,9 @@ def profile(
     look_every: int = CHUNK,
     weigh: Weigher | None = None,
     meter: EnergyMeter | None = None,
+    machine: Machine | None = None,
 ) -> LatencyTable:
-    """Measure the planned networks of `space`, or these `archs`, on the machine at hand, into the table at `path`.
+    """Measure the planned networks of `space`, or these `archs`, on the machine at hand or another, into the table at `path`.
 
     Every round is on disk when it is finished. A table that is there already is gone on with: measured networks stay,
     and those that had not converged keep their rounds. `TableError` if it is of another space, device, machine or
@@ -84,15 +84,16 @@ def profile(
     """
     if target_error is not None and error_of is None:
         raise LatencyError("profile: target_error says when to stop and needs error_of, which says where we are")
-    table = _table_at(path, space, device)
+    where = machine or Here(lock_timeout_s, open_graph)
+    table = _table_at(path, space, device, where.fingerprint())
     archs = plan(space, n_networks, seed) if archs is None else tuple(dict.fromkeys(archs))
-    work = _Work(archs, device, protocol or Protocol(), build, open_graph, progress or (lambda at: None), table)
+    work = _Work(archs, device, protocol or Protocol(), build, where, progress or (lambda at: None), table)
     todo = [arch for arch in archs if arch.id not in work.converged]
     if not todo and weigh is None and meter is None:
         return table
     if device.precision != "fp32":
-        check_device(device)
-    with exclusive(lock_timeout_s, on_wait=work.say):
+        where.check(device)
+    with where.held(on_wait=work.say):
         work.path, work.end_s = Path(path), time.monotonic() + budget_s
         work.error_of, work.first_look = error_of, first_look
         size = look_every if target_error is not None else max(1, len(todo))
@@ -103,7 +104,7 @@ def profile(
             if target_error is not None and work.look(work.table, 0.0) <= target_error:
                 break
         if weigh is not None or meter is not None:
-            work.add_costs(weigh, meter)
+            work.add_costs(weigh, meter, open_graph)
     return work.table
 
 
@@ -116,7 +117,7 @@ class _Work:
         device: Device,
         protocol: Protocol,
         build: Callable[[Arch], bytes],
-        open_graph: Opener,
+        machine: Machine,
         tell: Callable[[Progress], None],
         table: LatencyTable,
     ) -> None:
@@ -124,7 +125,7 @@ class _Work:
         self.device = device
         self.protocol = protocol
         self.build = build
-        self.open_graph = open_graph
+        self.machine = machine
         self.tell = tell
         self.table = table
         self.canary_us = table.canary_us
@@ -162,13 +163,12 @@ class _Work:
             self.report(number, most, next(iter(found.values())).reference_us)
 
         self.save(
-            measure(
+            self.machine.measure(
                 [Graph(arch.id, self.build(arch)) for arch in archs],
                 self.device,
                 protocol=replace(self.protocol, budget_s=min(self.protocol.budget_s, max(self.left_s, 1e-3))),
                 earlier=known,
                 on_round=keep,
-                open_graph=self.open_graph,
             )
         )
 
@@ -190,7 +190,7 @@ class _Work:
             )
         self.tell(Progress(number, most, len(self.converged), len(self.archs), self.error, shift, message))
 
-    def add_costs(self, weigh: Weigher | None, meter: EnergyMeter | None) -> None:
+    def add_costs(self, weigh: Weigher | None, meter: EnergyMeter | None, open_graph: Opener) -> None:
         """Footprint and energy of the measured networks that lack them, as far as the time goes."""
         known = {key: found for key, found in self.table.measurements.items() if key in self.archs}
         graphs = {key: Graph(key, self.build(self.archs[key])) for key in known}
@@ -200,7 +200,7 @@ class _Work:
             self.save(known)
         for key, found in known.items():
             if meter is not None and found.energy is None and self.left_s > 0:
-                energy = measure_energy(self.open_graph(graphs[key], self.device), meter)
+                energy = measure_energy(open_graph(graphs[key], self.device), meter)
                 # After each: it takes 1.5 s, and a table of 300 networks is written in 0.23 s.
                 self.save({key: replace(found, energy=energy)})
 
@@ -211,9 +211,8 @@ class _Work:
         return self.journal
 
 
-def _table_at(path: str | os.PathLike[str], space: Space, device: Device) -> LatencyTable:
+def _table_at(path: str | os.PathLike[str], space: Space, device: Device, here: Fingerprint) -> LatencyTable:
     """The table to go on with: the one in the file, or an empty one."""
-    here = fingerprint()
     if not Path(path).exists():
         return LatencyTable(space, device, here, PROTOCOL)
     table = load(path, space=space, device=device, protocol=PROTOCOL)

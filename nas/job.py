@@ -52,8 +52,9 @@ class SearchSettings:
     `validation_images`: how many of them an evaluation reads (all of them by default), `first_images`: how many at first, of
     which only the promising go on; `patience`: generations without growth that end a search; `controls`: whether random
     search and uniform scaling are evaluated as well; `proxies`: zero-cost proxies to compare with accuracy, `warm_up`: the one
-    that chooses the first generation; `warm_start`: folders of runs whose evaluations are taken over; `store`:
-    the database of evaluations, a file of the run by default."""
+    that chooses the first generation; `warm_start`: folders of runs whose evaluations are taken over; `measure_front`: whether
+    the networks of a front are measured as soon as it is found; `store`: the database of evaluations, a file of the run by
+    default."""
 
     sampler: Sampler = "guided"
     evaluations: int = 100
@@ -69,6 +70,7 @@ class SearchSettings:
     proxies: tuple[str, ...] = ()
     warm_up: str | None = None
     warm_start: tuple[str, ...] = ()
+    measure_front: bool = False
     store: str | None = None
     ray_address: str | None = None
 

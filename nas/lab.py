@@ -12,6 +12,7 @@ from latency_tables.device import Device, fingerprint
 from latency_tables.graphs.graph import profiling_model
 from latency_tables.measuring.energy import find_meter
 from latency_tables.measuring.footprint import measure_footprints
+from latency_tables.measuring.machine import Here
 from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.peak import add_peak
 from latency_tables.offers import check_device
@@ -76,7 +77,7 @@ def profile_space(
             weigh=measure_footprints,
             meter=find_meter(),
         )
-        table = add_peak(table, path, LOCK_TIMEOUT_S)
+        table = add_peak(table, path, Here(LOCK_TIMEOUT_S))
     judgement = judge(table) if predictors is None else judge_carried(table, predictors)
     fitted = folder / f"{name}.predictor.json"
     judgement.predictor.save(fitted)

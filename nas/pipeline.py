@@ -18,22 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency_tables.device import Device
-from latency_tables.graphs.graph import profiling_model
-from latency_tables.measuring.energy import find_meter
-from latency_tables.measuring.lock import exclusive
-from latency_tables.measuring.measure import Protocol, measure
-from latency_tables.measuring.measurement import Measurement
-from latency_tables.measuring.peak import add_peak
-from latency_tables.measuring.sessions import Graph
-from latency_tables.offers import check_device
-from latency_tables.predicting.judge import judge
-from latency_tables.profile import profile as profile_device
-from latency_tables.table import SHIFTED, LatencyTable
+from latency_tables.measuring.machine import Here, Machine
+from latency_tables.table import SHIFTED
 from latency_tables.table import load as load_table
 from nas.export import Checked, check_versions, specialise, write_model
 from nas.folder import STAGES, RunFolder, versions
 from nas.job import Job
 from nas.model_lab import LOCK_TIMEOUT_S
+from nas.profiling import measured_front, profiled, shift_since
 from nas.progress import Display
 from nas.report import evaluations_csv, front_csv, render
 from nas.searching.campaign import Campaign, Extent, campaign
@@ -48,8 +40,8 @@ from nas.searching.runners import make_runner
 from nas.searching.store import TrialStore
 from nas.searching.truth import with_measured
 from nas.searching.warmup import correlations
+from nas.searching.watch import UNWATCHED, Watch
 from nas.summary import summarise
-from nas.tables import finite
 from search_spaces import Codes, Space, digest
 from supernets.augment import Normalisation
 from supernets.batches import Batches, batch_of, calibration_batches
@@ -60,14 +52,22 @@ from supernets.proxies import proxy_scores
 from supernets.supernet import Supernet
 from supernets.train import train as train_supernet
 
-ENERGY = "energy_mj"
 # Training images that proxies look at, and evaluated networks that they are compared on.
 PROXY_IMAGES, PROXY_NETWORKS = 32, 100
 
 
+def here(device: Device) -> Machine:
+    """The machine at hand, whatever the device."""
+    return Here(LOCK_TIMEOUT_S)
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run: its folder and job, how many evaluators may work side by side, and where progress is shown."""
+    """One run: its folder and job, how many evaluators may work side by side, and where progress is shown.
+
+    `machine` gives the machine that measures a device, `trials` opens the store of evaluations in place of that of the job,
+    `watch` is told what the search finds.
+    """
 
     folder: RunFolder
     job: Job
@@ -75,12 +75,15 @@ class Run:
     display: Display
     anew: bool = False
     """Search from the first proposal, whatever was proposed before; evaluations stay."""
+    machine: Callable[[Device], Machine] = here
+    trials: Callable[[], TrialStore] | None = None
+    watch: Watch = UNWATCHED
 
 
 def run(context: Run) -> dict[str, Any]:
     """All stages that are not finished, in order; the summary."""
     for device in context.job.devices:  # one that this machine lacks is refused before the training, not after
-        check_device(device)
+        context.machine(device).check(device)
     for name in STAGES:
         run_stage(context, name)
     return context.folder.read_json(context.folder.summary.name)
@@ -144,7 +147,12 @@ def train(context: Run) -> dict[str, Any]:
 
 def profile(context: Run) -> dict[str, Any]:
     """Measure whole networks on every device and fit its predictor: `tables/`, `predictors/`."""
-    return {"devices": [_profiled(context, context.folder.space, device) for device in context.job.devices]}
+    found = []
+    for device in context.job.devices:
+        with context.display.stage(f"profile {device.name}") as progress:
+            machine = context.machine(device)
+            found.append(profiled(context.folder, context.job, context.folder.space, device, machine, progress))
+    return {"devices": found}
 
 
 def search(context: Run) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def search(context: Run) -> dict[str, Any]:
     )
     with (
         context.display.stage("search") as progress,
-        TrialStore(settings.store or folder.evaluations) as store,
+        context.trials() if context.trials else TrialStore(settings.store or folder.evaluations) as store,
         make_runner(evaluator, context.jobs, settings.ray_address) as runner,
     ):
         if context.anew:
@@ -187,8 +195,13 @@ def search(context: Run) -> dict[str, Any]:
             warm=warm,
             progress=progress,
             reached=partial(_tell_reach, context),
+            watch=context.watch,
         )
     _tell_infeasible(context, found)
+    devices = [device_json(found, target) for target in problem.targets]
+    if settings.measure_front:
+        for device, result in zip(job.devices, devices, strict=True):
+            _measure_front(context, space, device, result["front"])
     return {
         "search": {
             **search_json(found, time.perf_counter() - started),
@@ -196,7 +209,7 @@ def search(context: Run) -> dict[str, Any]:
             "images": list(images),
             "proxies": _proxies(space, dataset, job, found),
         },
-        "devices": [device_json(found, target) for target in problem.targets],
+        "devices": devices,
     }
 
 
@@ -224,10 +237,11 @@ def export(context: Run) -> dict[str, Any]:
                 front[index]["test_accuracy"] = checked[key].test_accuracy
                 progress(3 * i + j, 3 * len(job.devices), f"checking {arch.id}")
             waiting = partial(progress, 3 * i, 3 * len(job.devices))
-            measured = _measured(job, space, device, front, models, waiting)
+            graphs = {index: each.model for index, each in models.items()}
+            measured = measured_front(job, space, device, context.machine(device), front, graphs, waiting)
             for index, found in measured.items():
                 front[index] = with_measured(front[index], found)
-            shift = _shift(load_table(folder.table(device.name), space=space, device=device), measured)
+            shift = shift_since(load_table(folder.table(device.name), space=space, device=device), measured)
             if abs(shift) > SHIFTED:
                 context.display.note(
                     "export",
@@ -253,45 +267,6 @@ PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def _profiled(context: Run, space: Space, device: Device) -> dict[str, Any]:
-    """Measure and fit one device; what is known of it, as JSON."""
-    folder, job = context.folder, context.job
-    with context.display.stage(f"profile {device.name}") as progress:
-        table = profile_device(
-            space,
-            device,
-            path=folder.table(device.name),
-            build=lambda arch: profiling_model(space, arch, device.batch, device.precision),
-            n_networks=job.profile.networks,
-            seed=job.seed,
-            protocol=_protocol(job),
-            progress=lambda at: progress(
-                at.converged, at.networks, at.message or f"networks settled, round {at.round}"
-            ),
-            lock_timeout_s=LOCK_TIMEOUT_S,
-            meter=find_meter() if ENERGY in job.search.statistics else None,
-        )
-        table = add_peak(table, folder.table(device.name), LOCK_TIMEOUT_S)
-    judgement = judge(table, seed=job.seed)
-    judgement.predictor.save(folder.predictor(device.name))
-    return {
-        "name": device.name,
-        "id": device.id,
-        "device": device.to_json(),
-        "fingerprint": table.fingerprint.to_json(),
-        "predictor": {
-            "kind": judgement.kind,
-            **dataclasses.asdict(judgement.quality),
-            "spearman": finite(judgement.quality.spearman),
-            "coverage": judgement.coverage,
-            "errors": dict(judgement.errors),
-            "noise_floor": finite(table.noise_floor),
-            "disturbed": sum(each.disturbed for each in table.measurements.values()),
-            "held_out": [dataclasses.asdict(row) for row in judgement.held_out],
-        },
-    }
-
-
 def _dataset(context: Run, progress: Callable[[int, int], None] | None = None) -> Dataset:
     """The job's images at the largest resolution of its space: decoded once, then from the run's cache."""
     source = dataclasses.replace(context.job.data, size=context.job.resolution_px)
@@ -305,10 +280,6 @@ def _weights_digest(net: Supernet) -> str:
         found.update(name.encode())
         found.update(tensor.numpy().tobytes())
     return found.hexdigest()
-
-
-def _protocol(job: Job) -> Protocol:
-    return Protocol(target_precision=job.profile.precision, budget_s=job.profile.budget_s, seed=job.seed)
 
 
 def _proxy_scores(
@@ -358,29 +329,15 @@ def _picks(front: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, int
     return {name: PICKS[name](scores, latency_ms) for name in dict.fromkeys(names)}
 
 
-def _measured(
-    job: Job,
-    space: Space,
-    device: Device,
-    front: list[dict[str, Any]],
-    models: Mapping[int, Checked],
-    on_wait: Callable[[str], None],
-) -> dict[int, Measurement]:
-    """Every network of a front, measured again: the exported file where there is one."""
-    graphs = []
-    for index, row in enumerate(front):
-        model = (
-            models[index].model if index in models else profiling_model(space, space.arch(row["arch"]), device.batch)
-        )
-        graphs.append(Graph(str(index), model))
-    with exclusive(LOCK_TIMEOUT_S, on_wait=on_wait):
-        found = measure(graphs, device, protocol=_protocol(job))
-    return {int(key): measurement for key, measurement in found.items()}
-
-
-def _shift(table: LatencyTable, measured: Mapping[int, Measurement]) -> float:
-    """How much slower the machine is than when the table was measured: the canary's ratio, less one."""
-    return float(np.median([table.shift(found) for found in measured.values()])) if measured else 0.0
+def _measure_front(context: Run, space: Space, device: Device, front: list[dict[str, Any]]) -> None:
+    """Every network of a front, measured on its device; into its rows."""
+    with context.display.stage(f"measure {device.name}") as progress:
+        waiting = partial(progress, 0, len(front))
+        found = measured_front(context.job, space, device, context.machine(device), front, {}, waiting)
+        for index, measured in found.items():
+            front[index] = with_measured(front[index], measured)
+            context.watch.measured(device.name, front[index]["arch_id"], measured.median_us / 1e3)
+        progress(len(front), len(front), "networks of the front")
 
 
 def _write(

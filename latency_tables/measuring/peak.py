@@ -7,14 +7,13 @@ do (Williams, Waterman and Patterson, "Roofline", CACM 52 (2009), for layers tha
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 
 from latency_tables.device import Device
 from latency_tables.graphs.graph import BUILDERS
-from latency_tables.measuring.lock import exclusive
-from latency_tables.measuring.measure import Clock, Protocol, measure
-from latency_tables.measuring.sessions import Graph, Opener, open_session
+from latency_tables.measuring.machine import Machine
+from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.sessions import Graph
 from latency_tables.table import LatencyTable
 from search_spaces import NETWORK_INPUT, Layer
 
@@ -25,33 +24,21 @@ SHAPES = ((256, 14, 3), (512, 14, 1))
 BRIEF = Protocol(budget_s=5.0, warm_up_s=0.5)
 
 
-def peak_gmacs_per_s(
-    device: Device,
-    *,
-    protocol: Protocol | None = None,
-    open_graph: Opener = open_session,
-    clock: Clock = time.perf_counter,
-    cpu_clock: Clock = time.thread_time,
-) -> float:
-    """Billions of multiply-accumulates a second of the fastest of a few large convolutions. Hold `exclusive` meanwhile."""
+def peak_gmacs_per_s(machine: Machine, device: Device, protocol: Protocol = BRIEF) -> float:
+    """Billions of multiply-accumulates a second of the fastest of a few large convolutions. Hold the machine meanwhile."""
     layers = {f"peak{i}": _convolution(*shape) for i, shape in enumerate(SHAPES)}
     build = BUILDERS[device.precision]
     graphs = [Graph(key, build([layer], batch=device.batch).SerializeToString()) for key, layer in layers.items()]
-    measured = measure(graphs, device, protocol=protocol, open_graph=open_graph, clock=clock, cpu_clock=cpu_clock)
+    measured = machine.measure(graphs, device, protocol=protocol)
     return max(device.batch * layers[key].macs / (found.median_us * 1e3) for key, found in measured.items())
 
 
-def add_peak(
-    table: LatencyTable,
-    path: str | os.PathLike[str],
-    lock_timeout_s: float = 60.0,
-    open_graph: Opener = open_session,
-) -> LatencyTable:
-    """The table with the peak of its device, measured on the machine at hand unless it is known; `path` is its file."""
+def add_peak(table: LatencyTable, path: str | os.PathLike[str], machine: Machine) -> LatencyTable:
+    """The table with the peak of its device, measured on this machine unless it is known; `path` is its file."""
     if table.peak_gmacs_per_s is not None:
         return table
-    with exclusive(lock_timeout_s):
-        found = replace(table, peak_gmacs_per_s=peak_gmacs_per_s(table.device, protocol=BRIEF, open_graph=open_graph))
+    with machine.held():
+        found = replace(table, peak_gmacs_per_s=peak_gmacs_per_s(machine, table.device))
     found.save(path)
     return found
 

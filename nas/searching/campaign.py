@@ -18,6 +18,7 @@ from nas.searching.evaluations import Evaluations
 from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from nas.searching.store import TrialStore
+from nas.searching.watch import UNWATCHED, GrowingFronts, Watch
 from search_spaces import Arch, Codes, digest, first_rows
 
 F64 = NDArray[np.float64]
@@ -78,10 +79,12 @@ def campaign(
     warm: Mapping[Arch, float] | None = None,
     progress: Progress = lambda done, total, text: None,
     reached: Callable[[Mapping[str, tuple[Reach, ...]]], None] = lambda reach: None,
+    watch: Watch = UNWATCHED,
 ) -> Campaign:
     """Search with every seed, confirm the best, and evaluate the controls. All of it is in the store as it comes."""
     surveyed = survey(problem, plan.seed)
     reached(surveyed.reach)
+    growing = GrowingFronts(problem, watch)
     searches = tuple(
         search(
             problem,
@@ -92,6 +95,7 @@ def campaign(
             progress,
             warm,
             surveyed,
+            growing,
         )
         for seed in seeds_of(plan.seed, extent.seeds)
     )
@@ -178,7 +182,7 @@ def _joined(random: Sequence[RandomSearch]) -> tuple[Codes, F64]:
 
 def _scores(problem: Problem, rows: Codes, evaluations: Evaluations, images: int, shown: _Shown) -> F64:
     archs = problem.space.decode(rows)
-    found = evaluations.score(archs, images, lambda done, best: shown(done, len(archs)))
+    found = evaluations.score(archs, images, lambda arch, accuracy, done: shown(done, len(archs)))
     return np.array([found[arch] for arch in archs])
 
 

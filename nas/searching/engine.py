@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from nas.progress import Progress
 from nas.searching.constraints import Feasible, Reach, feasible_sample, reach
-from nas.searching.evaluations import Evaluations
+from nas.searching.evaluations import Evaluations, OnScore
 from nas.searching.fidelity import Fidelity, fidelity, promising, sampling_variance
 from nas.searching.guided import Known
 from nas.searching.problem import Problem
 from nas.searching.samplers import SAMPLERS
 from nas.searching.store import Proposal, TrialStore
 from nas.searching.studies import Prefer, Scored, SearchStudy, make_studies
+from nas.searching.watch import UNWATCHED, GrowingFronts
 from search_spaces import Arch, Codes, Space, digest
 
 F64 = NDArray[np.float64]
@@ -102,18 +103,20 @@ def search(
     progress: Progress = lambda done, total, text: None,
     warm: Mapping[Arch, float] | None = None,
     surveyed: Survey | None = None,
+    growing: GrowingFronts | None = None,
 ) -> SearchResult:
     """Look for the architectures that are Pareto-optimal on each target.
 
     `warm` are accuracies that are known already, on all images: samplers learn from them, fronts may hold them, and they
-    do not count as evaluations. `surveyed` is the survey of the problem, where it was made before.
+    do not count as evaluations. `surveyed` is the survey of the problem, where it was made before; `growing` is told of what
+    is evaluated.
     """
     started = time.perf_counter()
     problem = _in_order(problem)
     surveyed = surveyed or survey(problem, plan.seed)
     open_to = replace(problem, targets=tuple(t for t in problem.targets if t.name not in surveyed.infeasible))
     store.begin(identity.search, identity.inputs)
-    ledger = _Ledger(problem, plan, evaluations, progress)
+    ledger = _Ledger(problem, plan, evaluations, progress, growing or GrowingFronts(problem, UNWATCHED))
     ledger.take_over(warm or {})
     ended = _run(open_to, ledger, store, identity.search) if open_to.targets else "infeasible"
     return ledger.result(ended, surveyed, time.perf_counter() - started)
@@ -195,9 +198,11 @@ def _codes(space: Space, rows: Sequence[Proposal]) -> Codes:
 class _Ledger:
     """What a search has evaluated, in order, and what its fronts were worth on the way."""
 
-    def __init__(self, problem: Problem, plan: Plan, evaluations: Evaluations, progress: Progress) -> None:
+    def __init__(
+        self, problem: Problem, plan: Plan, evaluations: Evaluations, progress: Progress, growing: GrowingFronts
+    ) -> None:
         self.problem, self.plan = problem, plan
-        self._evaluations, self._progress = evaluations, progress
+        self._evaluations, self._progress, self._growing = evaluations, progress, growing
         self.accuracy: dict[Arch, float] = {}
         self._images: dict[Arch, int] = {}
         self._first: dict[Arch, float] = {}
@@ -247,10 +252,14 @@ class _Ledger:
             self._first |= first
             chosen = self._promising(first, few[0])
             self._record(first, few[0])
-        self._record(self._evaluations.score(chosen, most, self._shown(done + (len(scored) - len(chosen)))), most)
+        self._growing.expect(chosen)
+        found = self._evaluations.score(chosen, most, self._shown(done + (len(scored) - len(chosen)), self._growing))
+        self._growing.add(found)
+        self._record(found, most)
         for arch in scored:
             self._count(source[arch], 1)
         self._history.append((self.evaluated, self._volumes()))
+        self._growing.generation(self.plan.seed, *self._history[-1])
         return len(scored) == len(new)
 
     def scored(self, archs: Sequence[Arch]) -> Scored:
@@ -311,11 +320,14 @@ class _Ledger:
         if n:
             self._sources[source] = self._sources.get(source, 0) + n
 
-    def _shown(self, before: int) -> Callable[[int, float], None]:
-        total = self.plan.evaluations
+    def _shown(self, before: int, growing: GrowingFronts | None = None) -> OnScore:
+        total, best = self.plan.evaluations, max(self.accuracy.values(), default=0.0)
 
-        def shown(done: int, best: float) -> None:
-            best = max([best, *self.accuracy.values()])
+        def shown(arch: Arch, accuracy: float, done: int) -> None:
+            nonlocal best
+            best = max(best, accuracy)
+            if growing is not None:
+                growing.add({arch: accuracy})
             self._progress(min(before + done, total), total, f"best validation accuracy {100 * best:.1f}%")
 
         return shown

@@ -9,6 +9,10 @@ from nas.searching.store import Evaluation, TrialStore
 from search_spaces import Arch
 
 
+OnScore = Callable[[Arch, float, int], None]
+"""Called with an architecture, its accuracy, and how many of those asked for have one."""
+
+
 class Evaluations:
     """What is known under one `context`: a digest of all that accuracies depend on beside the architecture."""
 
@@ -17,15 +21,15 @@ class Evaluations:
         self._known = {key: found.accuracy for key, found in store.evaluations(context).items()}
 
     def score(
-        self, archs: Sequence[Arch], images: int, scored: Callable[[int, float], None] = lambda done, best: None
+        self, archs: Sequence[Arch], images: int, scored: OnScore = lambda arch, accuracy, done: None
     ) -> dict[Arch, float]:
         """The accuracy of each on the first `images` validation images, in the order of `archs`.
 
-        `scored` is told how many have one and the best so far, each time one more does; what has one is in the store.
+        `scored` is told of each that is evaluated for it, with how many have an accuracy then; it is in the store.
         """
         known = {arch: self._known[arch.id, images] for arch in archs if (arch.id, images) in self._known}
         for arch, score in self._runner.scores([arch for arch in archs if arch not in known], images):
             self._store.add(self._context, arch, Evaluation(arch.id, images, score.val_accuracy, score.seconds))
             self._known[arch.id, images] = known[arch] = score.val_accuracy
-            scored(len(known), max(known.values()))
+            scored(arch, score.val_accuracy, len(known))
         return {arch: known[arch] for arch in archs}

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
-from nas.errors import JobError
+from nas.errors import FaultError
 from nas.searching.evaluator import Evaluator, Score
 from search_spaces import Arch
 
@@ -108,11 +108,11 @@ class RayRunner:
             self.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, ConnectionError):
                 hint = "; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if "AuthToken" in str(error.__cause__) else ""
-                raise JobError(
+                raise FaultError(
                     f"search.ray_address: no Ray answers at {self._address or 'this machine'}{hint}"
                 ) from error
             if isinstance(error, Exception) and not self._services:  # Ray has no class of its own for that
-                raise JobError(f"Ray did not start ({' '.join(str(error).split())}); go on with --resume") from error
+                raise FaultError(f"Ray did not start ({' '.join(str(error).split())}); go on with --resume") from error
             raise
         return self
 
@@ -179,7 +179,7 @@ class RayRunner:
             try:
                 socket.create_connection((host, port), timeout=REACHED_S).close()
             except OSError as error:
-                raise JobError(f"Ray ended ({host}:{port}: {error}); go on with --resume") from error
+                raise FaultError(f"Ray ended ({host}:{port}: {error}); go on with --resume") from error
         self._checked_s = time.monotonic()
 
     def _start_actor(self) -> None:
@@ -194,7 +194,7 @@ class RayRunner:
         ray.kill(actor)  # it may only have been out of reach
         self._start_actor()
         if deaths > DEATHS:
-            raise JobError(
+            raise FaultError(
                 f"an evaluator on Ray died, {deaths} times, most likely for want of memory; try fewer --jobs"
             ) from error
 
@@ -207,7 +207,7 @@ def _check_reachable(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=REACHED_S).close()
     except (OSError, OverflowError) as error:
-        raise JobError(f"search.ray_address: no Ray answers at {address} ({error})") from error
+        raise FaultError(f"search.ray_address: no Ray answers at {address} ({error})") from error
 
 
 def _services(address: str | None) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from latency_tables import Device, Fingerprint, LatencyError, fingerprint, local_devices
 from latency_tables.device import GRAPH_OPTIMIZATIONS, PRECISIONS
+from latency_tables.measuring.machine import Here
 
 devices = st.builds(
     Device,
@@ -108,3 +109,22 @@ def test_this_machine_offers_devices_with_names_of_their_own():
     offered = local_devices()
     assert {"cpu_t1", "cpu_t1_b8"} <= {device.name for device in offered} <= {"cpu_t1", "cpu_t2", "cpu_t1_b8"}
     assert len({device.id for device in offered}) == len(offered)
+
+
+def test_the_agent_that_measures_a_device_is_part_of_it_but_not_of_its_settings():
+    here, there = Device("one"), Device("one", agent="board")
+    assert here != there
+    assert here.id == there.id
+    assert "agent" not in here.to_json()
+    assert Device.from_json(there.to_json()) == there
+
+
+@pytest.mark.parametrize("agent", ["Board", "a b", "../x", 3, None])
+def test_an_agent_is_named_like_a_device(agent):
+    with pytest.raises(LatencyError, match="agent must be the name"):
+        Device("one", agent=agent)
+
+
+def test_this_machine_does_not_measure_for_an_agent():
+    with pytest.raises(LatencyError, match="is measured by the agent board"):
+        Here().check(Device("one", agent="board"))

@@ -13,10 +13,8 @@ import torch
 import yaml
 
 from latency_tables.device import Device
-from latency_tables.measuring.measure import measure
-from latency_tables.measuring.peak import add_peak
+from latency_tables.measuring.machine import Here
 from latency_tables.measuring.sessions import Graph, Run
-from latency_tables.profile import profile
 from nas import pipeline
 from nas.searching.evaluator import Score
 from search_spaces import Arch, Codes, Space, define_space
@@ -134,9 +132,7 @@ def open_timed(graph: Graph, device: Device) -> Run:
 def on_a_quiet_machine(patch: pytest.MonkeyPatch, scratch: Path) -> None:
     """Measure with `open_timed`, under a lock of this test's own."""
     patch.setattr(tempfile, "tempdir", str(scratch))
-    patch.setattr(pipeline, "profile_device", partial(profile, open_graph=open_timed))
-    patch.setattr(pipeline, "add_peak", partial(add_peak, open_graph=open_timed))
-    patch.setattr(pipeline, "measure", partial(measure, open_graph=open_timed))
+    patch.setattr(pipeline, "Here", partial(Here, open_graph=open_timed))
 
 
 class FakeDisplay:

@@ -7,18 +7,18 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from latency_tables import Fingerprint, LatencyError
-from latency_tables.measuring.measure import measure
-from latency_tables.profile import profile
+from latency_tables.measuring.machine import Here
 from nas import pipeline
 from nas.errors import JobError
 from nas.folder import STAGES, RunFolder
-from nas.job import job_from_json, job_to_json, read_job
+from nas.job import changed_job, job_from_json, job_to_json, read_job
 from nas.searching.fronts import front, hypervolume
 from search_spaces import Space, arch_cost
 from supernets.checkpoint import read as read_checkpoint
@@ -301,8 +301,7 @@ def test_an_opset_that_cannot_be_built_is_refused_before_anything_is_read(tmp_pa
 
 def test_a_machine_on_which_all_networks_take_the_same_time_has_no_rank_correlation(quiet_machine, copied, monkeypatch):
     undone(copied, "profile")
-    alike = partial(profile, open_graph=lambda graph, device: lambda: 10.0)
-    monkeypatch.setattr(pipeline, "profile_device", alike)
+    monkeypatch.setattr(pipeline, "Here", partial(Here, open_graph=lambda graph, device: lambda: 10.0))
     summary = run(copied)
     assert [device["predictor"]["spearman"] for device in summary["devices"]] == [None, None]
     assert summary["devices"][0]["predictor"]["mape"] == pytest.approx(0.0, abs=1e-9)
@@ -318,8 +317,8 @@ def test_a_machine_that_is_slower_at_export_than_it_was_for_the_profile_is_told(
     assert shifts == pytest.approx([0.0, 0.0])
     assert steady.warnings == []
     undone(copied, "export")
-    slow = partial(measure, open_graph=lambda graph, device: lambda: 1.5 * open_timed(graph, device)())
-    monkeypatch.setattr(pipeline, "measure", slow)
+    slow = partial(Here, open_graph=lambda graph, device: lambda: 1.5 * open_timed(graph, device)())
+    monkeypatch.setattr(pipeline, "Here", slow)
     display = FakeDisplay()
     shifts = [device["canary_shift"] for device in run(copied, display)["devices"]]
     assert shifts == pytest.approx([0.5, 0.5])
@@ -359,3 +358,19 @@ def test_evaluations_of_another_supernet_are_not_mixed_in(quiet_machine, copied,
     shutil.copy(other / "supernet.safetensors", copied)
     with pytest.raises(JobError, match="input `supernet` changed since the search began"):
         run(copied)
+
+
+def test_the_front_is_measured_as_soon_as_it_is_found_where_a_job_asks_for_it(quiet_machine, copied):
+    undone(copied, "search")
+    folder = RunFolder.open(copied)
+    folder.change(changed_job(folder.job, "search", ["search.measure_front=true"]))
+    told = []
+    watch = SimpleNamespace(point=lambda *row: None, volume=lambda *row: None, measured=lambda *row: told.append(row))
+    pipeline.run_stage(pipeline.Run(folder, folder.job, 1, FakeDisplay(), watch=watch), "search")
+    rows = [
+        (d["name"], r["arch_id"], r["latency_ms_measured"])
+        for d in folder.result("search")["devices"]
+        for r in d["front"]
+    ]
+    assert told == rows
+    assert all(ms > 0 for _, _, ms in rows)

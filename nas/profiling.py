@@ -1,0 +1,95 @@
+"""What the pipeline measures: the networks that a device's predictor is fitted to, and the networks of a front."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from latency_tables.device import Device
+from latency_tables.graphs.graph import profiling_model
+from latency_tables.measuring.energy import find_meter
+from latency_tables.measuring.machine import Machine
+from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.peak import add_peak
+from latency_tables.measuring.sessions import Graph
+from latency_tables.predicting.judge import judge
+from latency_tables.profile import profile
+from latency_tables.table import LatencyTable
+from nas.folder import RunFolder
+from nas.job import Job
+from nas.progress import Progress
+from nas.tables import finite
+from search_spaces import Space
+
+ENERGY = "energy_mj"
+
+Json = Any
+
+
+def profiled(
+    folder: RunFolder, job: Job, space: Space, device: Device, machine: Machine, progress: Progress
+) -> dict[str, Json]:
+    """Measure networks of the space on one device and fit its predictor, both into the folder; what is known of it."""
+    table = profile(
+        space,
+        device,
+        path=folder.table(device.name),
+        build=lambda arch: profiling_model(space, arch, device.batch, device.precision),
+        n_networks=job.profile.networks,
+        seed=job.seed,
+        protocol=protocol_of(job),
+        progress=lambda at: progress(at.converged, at.networks, at.message or f"networks settled, round {at.round}"),
+        machine=machine,
+        meter=find_meter() if ENERGY in job.search.statistics and not device.agent else None,
+    )
+    table = add_peak(table, folder.table(device.name), machine)
+    judgement = judge(table, seed=job.seed)
+    judgement.predictor.save(folder.predictor(device.name))
+    return {
+        "name": device.name,
+        "id": device.id,
+        "device": device.to_json(),
+        "fingerprint": table.fingerprint.to_json(),
+        "predictor": {
+            "kind": judgement.kind,
+            **dataclasses.asdict(judgement.quality),
+            "spearman": finite(judgement.quality.spearman),
+            "coverage": judgement.coverage,
+            "errors": dict(judgement.errors),
+            "noise_floor": finite(table.noise_floor),
+            "disturbed": sum(each.disturbed for each in table.measurements.values()),
+            "held_out": [dataclasses.asdict(row) for row in judgement.held_out],
+        },
+    }
+
+
+def measured_front(
+    job: Job,
+    space: Space,
+    device: Device,
+    machine: Machine,
+    front: Sequence[Mapping[str, Json]],
+    models: Mapping[int, bytes],
+    on_wait: Callable[[str], None],
+) -> dict[int, Measurement]:
+    """Every network of a front, measured: the exported file where there is one."""
+    graphs = [
+        Graph(str(index), models.get(index) or profiling_model(space, space.arch(row["arch"]), device.batch))
+        for index, row in enumerate(front)
+    ]
+    with machine.held(on_wait):
+        found = machine.measure(graphs, device, protocol=protocol_of(job))
+    return {int(key): measurement for key, measurement in found.items()}
+
+
+def shift_since(table: LatencyTable, measured: Mapping[int, Measurement]) -> float:
+    """How much slower the machine is than when the table was measured: the canary's ratio, less one."""
+    return float(np.median([table.shift(found) for found in measured.values()])) if measured else 0.0
+
+
+def protocol_of(job: Job) -> Protocol:
+    return Protocol(target_precision=job.profile.precision, budget_s=job.profile.budget_s, seed=job.seed)
