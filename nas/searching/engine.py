@@ -9,7 +9,7 @@ with the same front, and one of 100 evaluations that is extended by 100 is one o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, zip_longest
 

@@ -8,7 +8,6 @@ from nas.searching.runners import Runner
 from nas.searching.store import Evaluation, TrialStore
 from search_spaces import Arch
 
-
 OnScore = Callable[[Arch, float, int], None]
 """Called with an architecture, its accuracy, and how many of those asked for have one."""
 

@@ -35,13 +35,19 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from nas.errors import JobError
+from nas.errors import FaultError, JobError
 from search_spaces import Arch
 
 STORE_FORMAT = 2
 WAIT_S = 30.0
+
+Fence = Callable[[Connection], None]
+"""Raises where whoever holds the store may no longer write; asked in the transaction that writes."""
+
+# A table of every database of a service.
+SERVICE = "alembic_version"
 
 _SCHEMA = MetaData()
 _META = Table("meta", _SCHEMA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
@@ -169,13 +175,16 @@ class TrialStore:
 
     A path is a SQLite file; a URL names it or a database: `postgresql+psycopg://user@host/name`. There is one writer to a
     search; others may read meanwhile. What cannot be read or written is a `JobError`; nothing is half written after it.
-    `wait_s`: how long to wait for a lock that another process holds.
+    `wait_s`: how long to wait for a lock that another process holds. It may stand beside the tables of a service.
+    Searches belong to a `scope`, such as a job, and those of another are not seen; evaluations are everybody's.
     """
 
-    def __init__(self, url: str | Path, wait_s: float = WAIT_S) -> None:
+    def __init__(self, url: str | Path, wait_s: float = WAIT_S, fence: Fence | None = None, scope: str = "") -> None:
         parsed = _parsed(url)
         self._backend = _BACKENDS[parsed.get_backend_name()]
         self._wait_s = wait_s
+        self._fence = fence or (lambda connection: None)
+        self._prefix = f"{scope}/" if scope else ""
         self._name = _shown(parsed)
         try:
             # The ping finds out that a server has closed a connection on which nothing was said for long, and makes another.
@@ -226,14 +235,16 @@ class TrialStore:
     def searches(self) -> dict[str, dict[str, str]]:
         """The inputs of every search, by its id."""
         with self._reading() as connection:
-            rows = connection.execute(select(_SEARCHES).order_by("search"))
-            return {row.search: json.loads(row.inputs) for row in rows}
+            own = _SEARCHES.c.search.startswith(self._prefix, autoescape=True)
+            rows = connection.execute(select(_SEARCHES).where(own).order_by("search"))
+            return {row.search.removeprefix(self._prefix): json.loads(row.inputs) for row in rows}
 
     def begin(self, search: str, inputs: Mapping[str, str]) -> None:
         """Record a search with the digests of what it depends on, by name; one that is there must have the same."""
-        wanted = select(_SEARCHES.c.inputs).where(_SEARCHES.c.search == search)
+        name = self._prefix + search
+        wanted = select(_SEARCHES.c.inputs).where(_SEARCHES.c.search == name)
         with self._writing() as connection:
-            connection.execute(self._insert(_SEARCHES), {"search": search, "inputs": json.dumps(dict(inputs))})
+            connection.execute(self._insert(_SEARCHES), {"search": name, "inputs": json.dumps(dict(inputs))})
             known = json.loads(connection.execute(wanted).scalar_one())
         changed = [
             f"input `{name}` changed since the search began (was {_short(known.get(name))}, is {_short(inputs.get(name))})"
@@ -245,7 +256,7 @@ class TrialStore:
 
     def proposals(self, search: str) -> list[Proposal]:
         """Everything a search has asked for, by number."""
-        wanted = select(_PROPOSALS).where(_PROPOSALS.c.search == search).order_by("number")
+        wanted = select(_PROPOSALS).where(_PROPOSALS.c.search == self._prefix + search).order_by("number")
         with self._reading() as connection:
             return [
                 Proposal(
@@ -262,9 +273,10 @@ class TrialStore:
 
     def propose(self, search: str, proposals: Sequence[Proposal]) -> None:
         """Record a whole generation, or nothing. Its numbers go on where the last ones of the search ended."""
+        name = self._prefix + search
         rows = [
             {
-                "search": search,
+                "search": name,
                 "number": int(each.number),
                 "generation": int(each.generation),
                 "study": each.study,
@@ -277,10 +289,10 @@ class TrialStore:
         ]
         with self._writing() as connection:
             # Locked, so that of two writers the second is told so and not taken for a damaged database.
-            begun = select(_SEARCHES.c.search).where(_SEARCHES.c.search == search).with_for_update()
+            begun = select(_SEARCHES.c.search).where(_SEARCHES.c.search == name).with_for_update()
             if connection.execute(begun).scalar() is None:
                 raise JobError(f"{self._name}: search {search} has not begun")
-            count = select(func.count()).where(_PROPOSALS.c.search == search)
+            count = select(func.count()).where(_PROPOSALS.c.search == name)
             first = connection.execute(count).scalar_one()
             numbers = [each.number for each in proposals]
             if numbers != list(range(first, first + len(numbers))):
@@ -290,9 +302,10 @@ class TrialStore:
 
     def forget(self, search: str) -> None:
         """Drop every search whose id is `search` or begins with it and a slash, with its proposals; evaluations stay."""
+        name = self._prefix + search
         with self._writing() as connection:
             for table in (_PROPOSALS, _SEARCHES):
-                own = (table.c.search == search) | table.c.search.startswith(f"{search}/", autoescape=True)
+                own = (table.c.search == name) | table.c.search.startswith(f"{name}/", autoescape=True)
                 connection.execute(table.delete().where(own))
 
     def close(self) -> None:
@@ -337,7 +350,8 @@ class TrialStore:
                         f"{self._name}: was written by a newer version (schema {found}, this one knows {STORE_FORMAT})"
                     )
                 return int(found)
-        in_the_way = names if self._backend.alone else names & _SCHEMA.tables.keys()
+        alone = self._backend.alone and SERVICE not in names
+        in_the_way = names if alone else names & _SCHEMA.tables.keys()
         if in_the_way:
             raise JobError(
                 f"{self._name}: is no trial store; it has tables of something else: {', '.join(sorted(names))}"
@@ -366,6 +380,7 @@ class TrialStore:
         """One transaction."""
         with self._explained("written"), self._engine.begin() as connection:
             connection.exec_driver_sql(self._backend.begin.format(wait_ms=round(1000 * self._wait_s)))
+            self._fence(connection)
             yield connection
 
     @contextmanager
@@ -379,7 +394,8 @@ class TrialStore:
             said = " ".join(str(getattr(error, "orig", None) or error).split())
             advice = [advice for part, advice in _ADVICE.items() if part in said]
             hint = f"; {advice[0].format(wait_s=self._wait_s)}" if advice else ""
-            raise JobError(f"{self._name}: cannot be {done} ({said}){hint}") from error
+            kind = FaultError if isinstance(error, OperationalError) else JobError
+            raise kind(f"{self._name}: cannot be {done} ({said}){hint}") from error
 
 
 def _parsed(url: str | Path) -> URL:

@@ -505,3 +505,58 @@ def test_a_store_in_memory_is_gone_with_it():
         assert store.searches() == {"one/seed0": INPUTS}
     with TrialStore(Path(":memory:")) as store:
         assert store.searches() == {}
+
+
+# In a service's database
+
+
+def test_searches_of_one_scope_are_not_seen_in_another_but_evaluations_are(url):
+    with TrialStore(url, scope="j1") as one, TrialStore(url, scope="j2") as two:
+        one.begin("same/0", INPUTS)
+        two.begin("same/0", {"supernet": "other"})
+        one.propose("same/0", generation(0))
+        one.add("x", ARCHS[0], evaluation(0))
+        assert (len(one.proposals("same/0")), len(two.proposals("same/0"))) == (3, 0)
+        assert one.searches() == {"same/0": INPUTS}
+        assert two.evaluations("x") == one.evaluations("x") != {}
+        two.forget("same")
+        assert (list(one.searches()), list(two.searches())) == (["same/0"], [])
+
+
+def test_who_may_no_longer_write_writes_nothing(url):
+    class Lost(Exception):
+        pass
+
+    def fence(connection):
+        assert connection.in_transaction()
+        if lost:
+            raise Lost
+
+    lost = []
+    with TrialStore(url, fence=fence) as store:
+        store.begin("one/0", INPUTS)
+        lost.append(True)
+        writes = [
+            lambda: store.begin("two/0", INPUTS),
+            lambda: store.propose("one/0", generation(0)),
+            lambda: store.add("x", ARCHS[0], evaluation(0)),
+            lambda: store.forget("one"),
+        ]
+        for write in writes:
+            with pytest.raises(Lost):
+                write()
+        assert store.searches() == {"one/0": INPUTS}
+        assert store.proposals("one/0") == []
+        assert store.evaluations("x") == {}
+
+
+def test_a_store_may_stand_beside_the_tables_of_a_service(tmp_path):
+    path = tmp_path / "service.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("CREATE TABLE jobs (id TEXT)")
+        connection.commit()
+    with TrialStore(path) as store:
+        store.add("x", ARCHS[0], evaluation(0))
+    with TrialStore(path) as store:
+        assert len(store.evaluations("x")) == 1
