@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import optuna
+from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas.errors import JobError
@@ -20,15 +21,17 @@ from nas.searching.studies import Scored, trials_of
 from search_spaces import digest
 
 
-def write_studies(folder: RunFolder, storage: str) -> list[str]:
+def write_studies(
+    folder: RunFolder, storage: str | BaseStorage, trials: Callable[[], TrialStore] | None = None
+) -> list[str]:
     """One study a device, `JOB DEVICE`, with a trial for each proposal that was evaluated; their names.
 
-    `JobError` where nothing was searched, or where a study of this name is there already.
+    `trials` opens the store of evaluations in place of that of the job. `JobError` where nothing was searched, or where a study of this name is there already.
     """
     job, space = folder.job, folder.space
     images = images_of(job.search, folder.result("train")["data"]["validation"])
     problem = problem_of(folder, job, space)
-    with TrialStore(job.search.store or folder.evaluations) as store:
+    with trials() if trials else TrialStore(job.search.store or folder.evaluations) as store:
         asked, known = _trials(
             store, name_of(job, space, problem.targets, images), seeds_of(job.seed, job.search.seeds)
         )
@@ -50,7 +53,7 @@ def write_studies(folder: RunFolder, storage: str) -> list[str]:
     return names
 
 
-def _created(name: str, problem: Problem, storage: str) -> optuna.Study:
+def _created(name: str, problem: Problem, storage: str | BaseStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(storage=storage, study_name=name, directions=problem.directions())
