@@ -26,7 +26,8 @@ def write_studies(
 ) -> list[str]:
     """One study a device, `JOB DEVICE`, with a trial for each proposal that was evaluated; their names.
 
-    `trials` opens the store of evaluations in place of that of the job. `JobError` where nothing was searched, or where a study of this name is there already.
+    `trials` opens the store of evaluations in place of that of the job. `JobError` where nothing was searched, or where a
+    study of this name is there already.
     """
     job, space = folder.job, folder.space
     images = images_of(job.search, folder.result("train")["data"]["validation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sys
 import time
@@ -68,8 +69,8 @@ class LocalRunner:
 class RayRunner:
     """Up to `jobs` Ray actors that each hold the evaluator; a new local Ray, or a running one by `address`.
 
-    A local Ray is started with its dashboard and usage reports off, and stopped at the end. An actor that dies is replaced,
-    and what it was scoring is scored again.
+    A local Ray is started with its dashboard and usage reports off, listens on the loopback interface alone and asks who calls
+    for a token, and is stopped at the end. An actor that dies is replaced, and what it was scoring is scored again.
     """
 
     def __init__(self, evaluator: Evaluator, jobs: int, address: str | None = None) -> None:
@@ -90,6 +91,8 @@ class RayRunner:
         # Else it prints the last 20 lines of its scheduler's log beside the one that says how to go on.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Raylet is terminated")
         _check_reachable(self._address)
+        if not self._address:
+            keep_ray_to_ourselves()
         import ray
 
         local = {} if self._address else {"num_cpus": self._jobs, "include_dashboard": False}
@@ -197,6 +200,18 @@ class RayRunner:
             raise FaultError(
                 f"an evaluator on Ray died, {deaths} times, most likely for want of memory; try fewer --jobs"
             ) from error
+
+
+def keep_ray_to_ourselves() -> None:
+    """For a local Ray, before it is imported: whoever can speak with it can run anything as us.
+
+    Ray listens on all interfaces, but on systems where it builds no clusters: the first variable says that this is one. It
+    reads all three when it is imported, and a token that comes later is one that it does not send itself.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _check_reachable(address: str | None) -> None:

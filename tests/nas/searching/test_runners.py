@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from nas.errors import JobError
 from nas.searching import runners
 from nas.searching.evaluator import Evaluator, Score
-from nas.searching.runners import LocalRunner, RayRunner, make_runner
+from nas.searching.runners import LocalRunner, RayRunner, keep_ray_to_ourselves, make_runner
 from search_spaces import Arch
 from tests.contracts.runner_contract import check_runner, check_scores, small_evaluator, some_archs
 
@@ -75,6 +76,19 @@ def command(pid: int) -> bytes:
         return b""
 
 
+def listened_on(processes: set[int]) -> dict[str, bytes]:
+    """The addresses at which they take connections, as the kernel tells them, and one who does."""
+    links = {link: pid for pid in processes for link in Path(f"/proc/{pid}/fd").glob("*")}
+    own = {str(link.readlink())[8:-1]: pid for link, pid in links.items()}
+    found = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines():
+        _, local, _, state, *rest = line.split()
+        if state == "0A" and rest[5] in own:
+            address = ".".join(str(octet) for octet in reversed(bytes.fromhex(local.partition(":")[0][-8:])))
+            found[address] = command(own[rest[5]])
+    return found
+
+
 class KillsItself(Evaluator):
     """Ends its process where it meets an architecture: the first one, once; the second one, always."""
 
@@ -91,7 +105,6 @@ class KillsItself(Evaluator):
 
 def test_ray_keeps_the_contract_through_deaths_and_leaves_no_process_behind(tmp_path, monkeypatch, capsys):
     """One test for all, as starting Ray takes seconds, and starting an evaluator nearly as long."""
-    ray = pytest.importorskip("ray")
     monkeypatch.setattr(runners, "DEATHS", 1)
     before, started = descendants(), set()
     *healthy, always = some_archs(13)
@@ -106,6 +119,9 @@ def test_ray_keeps_the_contract_through_deaths_and_leaves_no_process_behind(tmp_
                 list(runner.scores([*healthy, always]))
             check_scores(runner)
             started.update(descendants() - before)
+            assert listened_on(started).keys() == {"127.0.0.1"}
+            (control,) = named(started, b"gcs_server")
+            assert b"RAY_AUTH_MODE=token" in Path(f"/proc/{control}/environ").read_bytes()
             actors = named(started, b"ray::_Actor")
             assert 1 <= len(actors) <= 2
             assert all(os.getpriority(os.PRIO_PROCESS, pid) >= 10 for pid in actors)
@@ -113,7 +129,7 @@ def test_ray_keeps_the_contract_through_deaths_and_leaves_no_process_behind(tmp_
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert not ray.is_initialized()
+    assert not sys.modules["ray"].is_initialized()
     assert wait_until_gone(started, within_s=10) == set()
     assert capsys.readouterr().out == "", "what Ray says of deaths does not get into a command's output"
 
@@ -121,7 +137,6 @@ def test_ray_keeps_the_contract_through_deaths_and_leaves_no_process_behind(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("service", ["raylet", "gcs_server"])
 def test_the_end_of_ray_is_an_error_of_one_line_and_not_ours(service):
-    ray = pytest.importorskip("ray")
     before = descendants()
     with RayRunner(small_evaluator(), jobs=2) as runner:
         check_scores(runner)
@@ -132,12 +147,13 @@ def test_the_end_of_ray_is_an_error_of_one_line_and_not_ours(service):
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(JobError, match=r"^Ray ended \(.*\); go on with --resume$"):
             list(chain.from_iterable(runner.scores(some_archs()) for _ in range(10_000)))
-    assert not ray.is_initialized()
+    assert not sys.modules["ray"].is_initialized()
     assert wait_until_gone(working, within_s=10) == set()
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, Exception])
 def test_a_ray_that_does_not_start_is_an_error_of_one_line(monkeypatch, capsys, kind):
+    keep_ray_to_ourselves()  # before it is imported
     ray = pytest.importorskip("ray")
 
     def init(**options) -> None:
