@@ -241,7 +241,7 @@ def job_from_json(document: Any, relative_to: Path | None = None) -> Job:
     try:
         job: Job = _build(Job, schema.model_validate(document))
     except ValidationError as error:
-        raise JobError(_explain(error, schema)) from error
+        raise JobError(explained(error, schema)) from error
     except ValueError as error:
         raise error if isinstance(error, JobError) else JobError(str(error)) from error
     source, base = job.data, relative_to
@@ -315,7 +315,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
+def explained(error: ValidationError, schema: type[BaseModel]) -> str:
     """The first thing wrong, with the key's full path and, for an unknown key, the near miss.
 
     Unknown keys come first: a misspelt key that is required is missing as well.

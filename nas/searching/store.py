@@ -47,7 +47,7 @@ Fence = Callable[[Connection], None]
 """Raises where whoever holds the store may no longer write; asked in the transaction that writes."""
 
 # A table of every database of a service.
-SERVICE = "alembic_version"
+SERVICE = "service_version"
 
 _SCHEMA = MetaData()
 _META = Table("meta", _SCHEMA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))

@@ -553,7 +553,7 @@ def test_who_may_no_longer_write_writes_nothing(url):
 def test_a_store_may_stand_beside_the_tables_of_a_service(tmp_path):
     path = tmp_path / "service.sqlite"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("CREATE TABLE service_version (version_num TEXT)")
         connection.execute("CREATE TABLE jobs (id TEXT)")
         connection.commit()
     with TrialStore(path) as store:

@@ -1,0 +1,269 @@
+"""The collector: takes what nothing names, and nothing else, whatever happens at the same time."""
+
+import os
+import threading
+from contextlib import suppress
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from nas.service import garbage, schema
+from nas.service.artefacts import Artefacts
+from nas.service.blob_rows import refer
+from nas.service.blobs import BlobMissing, Blobs
+from nas.service.database import Database, insert
+from nas.service.garbage import Collected, collect
+from nas.service.jobs import JobStore
+from nas.service.uploads import Uploads
+from tests.nas.service.databases import START_S, Time, add_user, in_memory, submission
+
+pytest_plugins = ["tests.nas.searching.postgres"]
+GRACE_S = 100.0
+
+
+@pytest.fixture
+def blobs(tmp_path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+@pytest.fixture
+def lease(db):
+    jobs = JobStore(db)
+    jobs.submit(submission())
+    return jobs.claim("w", 30.0)[1]
+
+
+def add_task(db: Database, blobs: Blobs, task_id: str, content: bytes, **values) -> str:
+    """A task of an agent that names a model; the digest."""
+    blob = blobs.put(content)
+
+    def work(connection) -> None:
+        refer(connection, blobs, [blob])
+        device = {"name": "pi", "created_by": "ann", "created_s": START_S}
+        connection.execute(insert(connection, schema.devices).values(device).on_conflict_do_nothing())
+        row = {
+            "id": task_id,
+            "device": "pi",
+            "owner": "ann",
+            "key": task_id,
+            "state": "QUEUED",
+            "epoch": 0,
+            "attempts": 0,
+        }
+        row |= {"payload": {"graphs": [{"sha256": blob.sha256}]}, "created_s": START_S} | values
+        connection.execute(insert(connection, schema.tasks).values(row).on_conflict_do_nothing())
+
+    db.write(work)
+    return blob.sha256
+
+
+def test_only_what_nothing_names_is_removed_and_only_when_it_is_old(db, blobs, lease, time):
+    named = [
+        Artefacts(db, blobs).add(lease, {"a": b"artefact"})["a"].sha256,
+        Uploads(db, blobs, lambda kind, path: {}).add("ann", "onnx", "m", b"upload").sha256,
+        add_task(db, blobs, "t1", b"graph"),
+    ]
+    loose = blobs.put(b"loose!")
+    assert collect(db, blobs, GRACE_S) == Collected(0, 0)  # from now on it is known
+    time.pass_by(GRACE_S - 1)
+    assert collect(db, blobs, GRACE_S) == Collected(0, 0)
+    time.pass_by(2)
+    assert collect(db, blobs, GRACE_S) == Collected(1, 6)
+    assert not blobs.exists(loose.sha256)
+    assert all(map(blobs.exists, named))
+    assert collect(db, blobs, GRACE_S) == Collected(0, 0)
+
+
+def test_what_a_result_of_a_task_names_stays(db, blobs, time):
+    digest = blobs.put(b"trace").sha256
+    add_task(db, blobs, "t1", b"graph", result={"trace": f"see {digest}, {'0' * 64}"})
+    collect(db, blobs, 0.0)
+    time.pass_by(1)
+    collect(db, blobs, 0.0)
+    assert blobs.exists(digest)
+
+
+def test_a_replaced_file_of_a_job_is_removed_after_the_grace(db, blobs, lease, time):
+    artefacts = Artefacts(db, blobs)
+    old = artefacts.add(lease, {"train.safetensors": b"old"})["train.safetensors"].sha256
+    artefacts.add(lease, {"train.safetensors": b"new"})
+    collect(db, blobs, GRACE_S)
+    assert blobs.exists(old)
+    time.pass_by(GRACE_S + 1)
+    assert collect(db, blobs, GRACE_S).files == 1
+    assert not blobs.exists(old)
+
+
+def test_a_blob_that_is_named_again_is_young_again(db, blobs, lease, time):
+    loose = blobs.put(b"loose")
+    collect(db, blobs, GRACE_S)
+    time.pass_by(GRACE_S + 1)
+    db.write(lambda connection: refer(connection, blobs, [loose]))
+    assert collect(db, blobs, GRACE_S).files == 0
+    assert blobs.exists(loose.sha256)
+
+
+def test_what_a_task_names_while_a_collection_is_under_way_stays(db, blobs, time, monkeypatch):
+    digest = blobs.put(b"graph").sha256
+    collect(db, blobs, GRACE_S)
+    time.pass_by(GRACE_S + 1)
+    removed = garbage._removed
+
+    def named_first(*arguments) -> bool:
+        add_task(db, blobs, "t1", b"graph")
+        return removed(*arguments)
+
+    monkeypatch.setattr(garbage, "_removed", named_first)
+    assert collect(db, blobs, GRACE_S).files == 0
+    assert blobs.exists(digest)
+
+
+def test_leftovers_of_killed_puts_are_removed_when_they_are_old(db, blobs):
+    old = blobs._place.incoming / "old.part"
+    old.write_bytes(b"half")
+    fresh = blobs._place.incoming / "fresh.part"
+    fresh.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert collect(db, blobs, 0.0) == Collected(0, 4)
+    assert fresh.exists()
+
+
+def test_a_row_whose_file_is_gone_does_not_stop_the_collector(db, blobs, time):
+    loose = blobs.put(b"loose")
+    collect(db, blobs, 0.0)
+    blobs.delete(loose.sha256)  # killed between the file and the commit
+    time.pass_by(1)
+    collect(db, blobs, 0.0)
+    assert db.read(lambda connection: connection.execute(schema.blobs.select()).all()) == []
+
+
+def test_collectors_and_holders_side_by_side_lose_nothing(real_db, blobs):
+    """No grace, real threads and the database's own clock: what is named stays readable."""
+    jobs, artefacts = JobStore(real_db), Artefacts(real_db, blobs)
+    leases = []
+    for _ in range(3):
+        jobs.submit(submission())
+        leases.append(jobs.claim("w", 600.0)[1])
+    done, failures = threading.Event(), []
+
+    def watched(work) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    def give(lease) -> None:
+        for i in range(12):
+            with suppress(BlobMissing):  # without any grace the collectors may come first each time
+                artefacts.add(lease, {"same": b"%d" % (i % 3), "own": f"{lease.job_id} {i % 2}".encode()})
+            if "own" not in artefacts.of(lease.job_id):
+                continue
+            with artefacts.open(lease.job_id, "own") as file:
+                file.read()
+
+    def clean() -> None:
+        while not done.is_set():
+            collect(real_db, blobs, 0.0)
+
+    givers = [threading.Thread(target=watched, args=(lambda lease=lease: give(lease),)) for lease in leases]
+    cleaners = [threading.Thread(target=watched, args=(clean,)) for _ in range(2)]
+    for thread in (*givers, *cleaners):
+        thread.start()
+    for thread in givers:
+        thread.join()
+    done.set()
+    for thread in cleaners:
+        thread.join()
+    assert failures == []
+    for lease in leases:
+        for path in artefacts.of(lease.job_id):
+            with artefacts.open(lease.job_id, path) as file:
+                file.read()
+
+
+CONTENTS = [bytes([i]) * (i + 1) for i in range(4)]
+content = st.sampled_from(CONTENTS)
+
+
+class Interleaved(RuleBasedStateMachine):
+    """Puts, records, deletions, time and collections in any order, collections also in the middle of a record."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = in_memory()
+        root, self.time = self.folder.__enter__(), Time()
+        self.db, self.blobs = Database(root / "nas.sqlite", time_s=self.time), Blobs(root / "blobs")
+        self.db.upgrade()
+        add_user(self.db, "ann")
+        jobs = JobStore(self.db)
+        jobs.submit(submission())
+        self.lease = jobs.claim("w", 1e9)[1]
+        self.artefacts, self.uploads = Artefacts(self.db, self.blobs), Uploads(self.db, self.blobs, lambda *_: {})
+        self.files: dict[str, bytes] = {}
+        self.sent: dict[str, bytes] = {}
+
+    @rule(content=content)
+    def put(self, content) -> None:
+        self.blobs.put(content)
+
+    @rule(path=st.sampled_from(["a", "b"]), content=content, collections=st.integers(0, 2))
+    def add(self, path, content, collections) -> None:
+        put = self.blobs.put
+
+        def then_collected(given, limit_bytes=None):
+            blob = put(given, limit_bytes)
+            nonlocal collections
+            while collections:
+                collections -= 1
+                self.collect()
+            return blob
+
+        self.blobs.put = then_collected  # type: ignore[method-assign]
+        try:
+            self.artefacts.add(self.lease, {path: content})
+        finally:
+            self.blobs.put = put  # type: ignore[method-assign]
+        self.files[path] = content
+
+    @rule(content=content)
+    def send(self, content) -> None:
+        self.sent[self.uploads.add("ann", "onnx", "m", content).id] = content
+
+    @rule()
+    def forget(self) -> None:
+        if self.sent:
+            self.uploads.delete(self.sent.popitem()[0])
+
+    @rule(content=content)
+    def damage(self, content) -> None:
+        """As long as nothing names it; the next put heals it, or it is collected."""
+        named = {*self.files.values(), *self.sent.values()}
+        path = self.blobs.path(self.blobs.put(content).sha256)
+        if content not in named and path is not None:
+            path.write_bytes(b"")
+
+    @rule()
+    def collect(self) -> None:
+        self.time.pass_by(1)
+        collect(self.db, self.blobs, 0.0)
+
+    @invariant()
+    def what_is_named_can_be_read(self) -> None:
+        assert {
+            path: self.blobs.read(found.sha256) for path, found in self.artefacts.of(self.lease.job_id).items()
+        } == self.files
+        assert {found.id: self.blobs.read(found.sha256) for found in self.uploads.page()} == self.sent
+
+    def teardown(self) -> None:
+        named = {*self.files.values(), *self.sent.values()}
+        self.collect()
+        self.collect()
+        assert {self.blobs.read(blob.sha256) for blob in self.blobs.walk()} == named
+        self.db.close()
+        self.folder.__exit__(None, None, None)
+
+
+Interleaved.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+test_puts_and_collections_in_any_order = Interleaved.TestCase

@@ -1,0 +1,268 @@
+"""Whole jobs, done by workers as they are: on images, measured, searched, exported; and killed at any moment."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from nas.service.artefacts import Artefacts
+from nas.service.blobs import Blobs
+from nas.service.database import Database
+from nas.service.events import EventLog
+from nas.service.jobs import Job, JobStore
+from nas.service.orphans import descendants, marked, processes
+from nas.service.schema import jobs as jobs_table
+from nas.service.settings import Settings
+from supernets.checkpoint import read as read_checkpoint
+from tests.nas.fakes import LITTLE
+from tests.nas.searching.test_runners import wait_until_gone
+from tests.nas.service.databases import add_user, submission
+
+SOON_S = 120.0
+WORK = (
+    "import json, sys; from nas.service.settings import Settings; from nas.service.worker import work; "
+    "work(Settings.from_json(json.loads(sys.argv[1])))"
+)
+# Longer, so that kills come in the middle.
+LONGER = {
+    **LITTLE,
+    "train": {**LITTLE["train"], "epochs": 40, "threads": 1},
+    "profile": {"networks": 14, "budget_s": 0.5, "precision": 0.2},
+    "search": {**LITTLE["search"], "evaluations": 30, "seeds": 4},
+}
+
+
+class Service:
+    """A service in a folder."""
+
+    def __init__(self, data: Path, evaluators: int = 1) -> None:
+        self.settings = Settings(data, evaluators=evaluators)
+        self.db = Database(self.settings.database_url)
+        self.db.upgrade()
+        self.jobs, self.events = JobStore(self.db), EventLog(self.db)
+        self.artefacts = Artefacts(self.db, Blobs(self.settings.blobs_url))
+
+    def submitted(self, spec: dict[str, Any]) -> Job:
+        return self.jobs.submit(submission(kind=spec["kind"], spec=spec, parent=spec.get("from")))[0]
+
+    def ended(self, job: Job) -> Job:
+        wait_until(lambda: self.jobs.get(job.id).ended)
+        return self.jobs.get(job.id)
+
+    def read(self, job: Job, path: str) -> bytes:
+        with self.artefacts.open(job.id, path) as file:
+            return file.read()
+
+    def said(self, job: Job, kind: str) -> list[Any]:
+        found, last = [], 0
+        while page := self.events.since(job.id, last):
+            found += [event.data for event in page if event.kind == kind]
+            last = page[-1].seq
+        return found
+
+    def forgive(self) -> None:
+        """As if the faults had been far apart."""
+        calm = update(jobs_table).where(jobs_table.c.finished_s.is_(None)).values(faults=0)
+        self.db.write(lambda connection: connection.execute(calm))
+        waits = update(jobs_table).where(jobs_table.c.state == "RETRY_WAIT").values(not_before_s=0)
+        self.db.write(lambda connection: connection.execute(waits))
+
+    @contextmanager
+    def working(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen([sys.executable, "-c", WORK, json.dumps(self.settings.to_json())])
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(SOON_S)
+
+
+@pytest.fixture
+def service(tmp_path) -> Iterator[Service]:
+    (tmp_path / "service").mkdir()
+    found = Service(tmp_path / "service")
+    add_user(found.db, "ann")
+    yield found
+    found.db.close()
+
+
+def wait_until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SOON_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_job_is_trained_measured_searched_and_exported_and_others_go_on_from_it(service):
+    with service.working():
+        whole = service.submitted({"kind": "run", "job": LITTLE})
+        search = {"kind": "search", "from": whole.id, "set": {"search.evaluations": 12, "search.measure_front": True}}
+        found = service.ended(whole)
+        assert found.state == "SUCCEEDED", found.error
+        again = service.submitted(search)
+        assert service.ended(again).state == "SUCCEEDED"
+        export = service.submitted({"kind": "export", "from": again.id, "set": {"export.picks": ["knee"]}})
+        assert service.ended(export).state == "SUCCEEDED"
+    summary = json.loads(service.read(whole, "summary.json"))
+    assert list(found.result["stages"]) == ["train", "profile", "search", "export"] == list(summary["stages"])
+    for device, told in zip(summary["devices"], found.result["devices"], strict=True):
+        assert [row["arch_id"] for row in told["front"]] == [row["arch_id"] for row in device["front"]]
+        for made in told["exports"]:
+            content = service.read(whole, made["file"])
+            assert len(content) == made["bytes"]
+    assert service.read(whole, "report.html").startswith(b"<!")
+    assert {each["device"] for each in service.said(whole, "point")} == {"one", "four"}
+    assert service.said(again, "measured")
+    searched = json.loads(service.read(again, "search.json"))
+    assert searched["search"]["evaluations"] == 12
+    assert "models/one-knee.onnx" in service.artefacts.of(export.id)
+    assert "models/one-fastest.onnx" not in service.artefacts.of(export.id)
+    assert [path.name for path in service.settings.work_folder.iterdir()] == ["images"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a service with a job that was trained and profiled, and the job's id. To be copied."""
+    data = tmp_path_factory.mktemp("trained")
+    service = Service(data)
+    add_user(service.db, "ann")
+    with service.working():
+        train = service.submitted({"kind": "train", "job": LONGER})
+        assert service.ended(train).state == "SUCCEEDED"
+        profile = service.submitted({"kind": "profile", "from": train.id})
+        assert service.ended(profile).state == "SUCCEEDED"
+    service.db.close()
+    return data, profile.id
+
+
+def copied(trained: tuple[Path, str], to: Path, evaluators: int = 1) -> Service:
+    shutil.copytree(trained[0], to)
+    return Service(to, evaluators)
+
+
+def searched(service: Service, job: Job) -> str:
+    """What a search found; neither seconds nor versions."""
+    found = json.loads(service.read(job, "search.json"))
+    return re.sub(r'"seconds": [^,}]*', "", json.dumps([found["search"], found["devices"]]))
+
+
+def working_for(service: Service, job: Job) -> int | None:
+    """The process of the step that is under way."""
+    steps = [pid for pid, mark in marked().items() if mark.startswith(f"{service.jobs.get(job.id).worker}/")]
+    there = processes()
+    return next((pid for pid in steps if pid in there and there[pid].parent in steps), None)
+
+
+def begun(service: Service, job: Job, epoch: int) -> int:
+    """The process of the step of a job that has been claimed so often."""
+    wait_until(
+        lambda: (at := service.jobs.get(job.id)).state == "RUNNING" and at.epoch >= epoch and working_for(service, job)
+    )
+    found = working_for(service, job)
+    return found if found is not None else begun(service, job, epoch)
+
+
+def killed(service: Service, job: Job, kills: int, seed: int, delay_s: float) -> Job:
+    """The job at its end, for which steps, keepers and workers were killed at random moments."""
+    rng = np.random.default_rng(seed)
+    epoch = 1
+    while epoch <= kills and not service.jobs.get(job.id).ended:
+        with service.working() as worker:
+            while worker.poll() is None and epoch <= kills and not service.jobs.get(job.id).ended:
+                step = begun(service, job, epoch)
+                time.sleep(rng.uniform(0, delay_s))
+                there = processes().get(step)
+                victims = {"step": step, "keeper": there.parent if there else step, "worker": worker.pid}
+                try:
+                    os.kill(victims[["step", "keeper", "worker"][epoch % 3]], signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                epoch += 1
+                time.sleep(0.2)
+                service.forgive()
+    with service.working():
+        wait_until(lambda: service.forgive() or service.jobs.get(job.id).ended)
+    return service.jobs.get(job.id)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_again_and_again_finds_the_same_front(trained, tmp_path):
+    spec = {"kind": "search", "from": trained[1]}
+    calm = copied(trained, tmp_path / "calm")
+    wanted = calm.submitted(spec)
+    with calm.working():
+        assert calm.ended(wanted).state == "SUCCEEDED"
+    hard = copied(trained, tmp_path / "hard")
+    job = hard.submitted(spec)
+    found = killed(hard, job, kills=6, seed=1, delay_s=0.4)
+    assert found.state == "SUCCEEDED", found.error
+    assert found.epoch > 3
+    assert searched(hard, job) == searched(calm, wanted)
+    points = [json.dumps(each, sort_keys=True) for each in hard.said(job, "point")]
+    assert len(points) == len(set(points))
+    assert sorted(points) == sorted(json.dumps(each, sort_keys=True) for each in calm.said(wanted, "point"))
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(trained, tmp_path):
+    hard = copied(trained, tmp_path / "hard")
+    job = hard.submitted({"kind": "train", "job": LONGER})
+    found = killed(hard, job, kills=4, seed=2, delay_s=1.5)
+    assert found.state == "SUCCEEDED", found.error
+
+    def weights(job_id: str) -> dict[str, bytes]:
+        path = tmp_path / f"{job_id}.safetensors"
+        path.write_bytes(hard.read(hard.jobs.get(job_id), "supernet.safetensors"))
+        return {name: tensor.numpy().tobytes() for name, tensor in read_checkpoint(path).tensors.items()}
+
+    assert weights(job.id) == weights(trained[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["worker", "keeper", "step", "cancel"])
+def test_nothing_of_ray_is_left_however_a_search_ends(trained, tmp_path, end):
+    pytest.importorskip("ray")
+    service = copied(trained, tmp_path / "ray", evaluators=2)
+    job = service.submitted({"kind": "search", "from": trained[1], "set": {"search.evaluations": 80}})
+    with service.working() as worker:
+        wait_until(lambda: service.said(job, "point"))
+        below = descendants(worker.pid)
+        step = begun(service, job, 1)
+        assert len(below) > 4, "Ray is there"
+        keeper = processes()[step].parent
+        folders = set(Path("/tmp").glob(f"nas-*-{keeper}-*"))
+        assert folders
+        if end == "cancel":
+            service.jobs.cancel(job.id)
+            assert service.ended(job).state == "CANCELLED"
+            assert wait_until_gone(below - {keeper}, 0) == set()
+        else:
+            os.kill({"worker": worker.pid, "keeper": keeper, "step": step}[end], signal.SIGKILL)
+            gone = below - ({keeper} if end == "step" else set())
+            assert wait_until_gone(gone, 20) == set()
+    assert [folder for folder in folders if folder.exists()] == []
+    segments = Path("/dev/shm").glob("*plasma*")
+    assert list(segments) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_end_in_the_middle_of_a_training_gives_it_back(trained, tmp_path):
+    service = copied(trained, tmp_path / "back")
+    job = service.submitted({"kind": "train", "job": {**LONGER, "train": {**LONGER["train"], "epochs": 400}}})
+    with service.working():
+        wait_until(lambda: any(each["stage"] == "train" for each in service.said(job, "progress")))
+    found = service.jobs.get(job.id)
+    assert (found.state, found.faults) == ("QUEUED", 0), found.error
+    assert {"job.json", "log.txt"} <= service.artefacts.of(job.id).keys()
