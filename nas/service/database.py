@@ -133,7 +133,7 @@ class Database:
             )
         except ImportError as error:
             raise ServiceError(f"{self.url}: PostgreSQL needs psycopg: pip install 'hwnas[postgres]'") from error
-        # Where threads of one process take turns, none starves: without it a write beside three busy processes took up to 245 ms.
+        # Threads of one process take turns, so that none starves: else a write beside three busy processes took up to 245 ms.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._backend.one_writer else nullcontext()
         event.listen(self._engine, "connect", self._connected)
         if time_s is not None:

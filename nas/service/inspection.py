@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -79,8 +80,11 @@ class Inspectors:
 
     def close(self) -> None:
         """End the processes that have nothing to do; another file starts them again."""
-        for _ in range(self._idle.qsize()):
-            inspector = self._idle.get()
+        idle = []
+        with suppress(Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for inspector in idle:
             if inspector is not None:
                 inspector.stop()
             self._idle.put(None)
@@ -93,7 +97,8 @@ class _Inspector:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {"PATH": os.defpath, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if "PYTHONPATH" in os.environ:
-            environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+            places = os.environ["PYTHONPATH"].split(os.pathsep)
+            environment["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in places)
         with theirs, tempfile.TemporaryDirectory() as folder:
             self._process = subprocess.Popen(
                 # -P: what lies in the working folder is not imported.

@@ -52,7 +52,10 @@ def locked(connection: Connection, job_id: str) -> Row[Any]:
 
 
 def held(connection: Connection, lease: Lease) -> Row[Any]:
-    """The locked row of the job, if the lease is still good. Raises `LeaseLost`."""
+    """The locked row of the job, if the lease is still good. Raises `LeaseLost`.
+
+    That nobody else writes is due to the epoch and the lock; the time only says from when on another one may claim it.
+    """
     row = locked(connection, lease.job_id)
     if row.epoch != lease.epoch or row.state not in HELD or row.lease_expires_s <= row.now_s:
         raise lost(lease, row)

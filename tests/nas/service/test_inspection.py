@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,20 @@ def test_a_process_that_is_killed_is_replaced(look, inspectors, hostile):
     os.kill(idle._process.pid, signal.SIGKILL)
     idle._process.wait()
     assert look("onnx", hostile.sound_onnx())["ran"]
+
+
+def test_closing_ends_all_processes_and_the_next_file_starts_one_again(hostile, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(hostile.sound_safetensors())
+    inspectors = Inspectors(2)
+    with ThreadPoolExecutor(2) as threads:  # each takes one
+        list(threads.map(lambda _: inspectors("safetensors", path), range(2)))
+    processes = [each._process for each in inspectors._idle.queue if each is not None]
+    assert len(processes) == 2
+    inspectors.close()
+    assert all(process.poll() is not None for process in processes)
+    assert inspectors("safetensors", path)["tensors"] == 2
+    inspectors.close()
 
 
 def test_a_process_that_does_not_start_is_told_of(hostile, tmp_path, monkeypatch):

@@ -1,0 +1,218 @@
+"""A real service under test: `nas serve`, started again whenever it dies, as systemd would, and small jobs for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from nas.client import Client
+
+Json = Any
+
+MAIN = "from nas.cli import main; main()"
+
+LITTLE = {
+    "name": "base",
+    "data": {"kind": "digits", "channels": 1, "validation_fraction": 0.5},
+    "space": {
+        "family": "tiny",
+        "resolutions": [4, 8],
+        "stem": 8,
+        "channels": [32],
+        "strides": [2],
+        "widths": [0.5, 1.0],
+        "depths": [1, 2],
+        "expands": [0.5, 1.0],
+        "kernels": [1, 3],
+    },
+    "train": {"epochs": 2, "batch": 64, "layout": "fp32", "augment": {"mirror": False}, "threads": 1},
+    "devices": [{"name": "one"}, {"name": "four", "batch": 4}],
+    "profile": {"networks": 14, "budget_s": 1.0, "precision": 0.1},
+    "search": {"evaluations": 8},
+}
+
+# What searches of one supernet may ask for; each has a front of its own.
+VARIANTS: tuple[Mapping[str, Json], ...] = (
+    {"search.evaluations": 12},
+    {"search.evaluations": 16, "search.sampler": "nsga2", "search.population": 4},
+    {"search.evaluations": 10, "search.seeds": 2, "search.controls": False},
+    {"search.evaluations": 14, "search.constraints": ["macs <= 40K"]},
+    {"search.evaluations": 12, "search.objectives": ["accuracy", "macs"]},
+    {"search.evaluations": 12, "search.first_images": 100},
+    {"search.evaluations": 20, "search.sampler": "random"},
+    {"search.evaluations": 12, "search.calibration_batches": 2},
+)
+
+
+class Rig:
+    """`start` it; `processes` tells what runs below it, by kind; `halt` and `resume` stop and go on with restarting it."""
+
+    def __init__(self, folder: Path, *, workers: int = 2, environment: Mapping[str, str] | None = None) -> None:
+        self.data = folder / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "serve.log"
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.workers = workers
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAS_EVALUATORS": "1", **(environment or {})}
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._running = threading.Event()
+        self._ended = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+
+    def start(self) -> None:
+        self._running.set()
+        self._keeper.start()
+        self.wait_ready()
+
+    def wait_ready(self, within_s: float = 60.0) -> None:
+        """Until a worker is there."""
+        end = time.monotonic() + within_s
+        while True:
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            if time.monotonic() > end:
+                raise SystemExit(f"the service is not ready after {within_s:g} s; see {self.log}")
+            time.sleep(0.1)
+
+    def client(self, patience_s: float = 300.0) -> Client:
+        return Client(self.url, (self.data / "token").read_text().strip(), patience_s=patience_s)
+
+    def halt(self) -> None:
+        """SIGTERM, and no restart."""
+        self._running.clear()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+    def resume(self) -> None:
+        self._running.set()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.halt()
+
+    def processes(self) -> dict[str, list[int]]:
+        """What runs below this process, by kind."""
+        parents, found = _parents(), dict[str, list[int]]()
+        mine = {os.getpid()}
+        while more := {child for child, parent in parents.items() if parent in mine} - mine:
+            mine |= more
+        keepers = {pid for pid in mine if b"nas.service.keeper" in _command(pid)}
+        for pid in sorted(mine - {os.getpid()}):
+            command = _command(pid)
+            parent = parents[pid]
+            if b"raylet" in command or b"gcs_server" in command or command.startswith(b"ray::"):
+                kind = "ray"
+            elif b"nas.service.keeper" in command:
+                kind = "step" if parent in keepers else "keeper"
+            elif b" serve " in command:
+                kind = "server"
+            elif b" worker " in command:
+                kind = "worker"
+            elif b" agent " in command:
+                kind = "agent"
+            else:
+                continue
+            found.setdefault(kind, []).append(pid)
+        return found
+
+    def rows(self, query: str) -> list[tuple[Json, ...]]:
+        """Of the service's SQLite file."""
+        with closing(sqlite3.connect(f"file:{self.data / 'nas.sqlite'}?mode=ro", uri=True, timeout=30)) as connection:
+            return connection.execute(query).fetchall()
+
+    def _keep(self) -> None:
+        while not self._ended.is_set():
+            if self._running.is_set():
+                command = [sys.executable, "-c", MAIN, "serve", "--data", str(self.data), "--port", str(self.port)]
+                with self.log.open("ab") as log:
+                    self._process = subprocess.Popen(
+                        [*command, "--workers", str(self.workers)], stdout=log, stderr=log, env=self.environment
+                    )
+                self.starts += 1
+                self._process.wait()
+            time.sleep(0.2)
+
+
+def kill(pid: int) -> bool:
+    """-9; whether it was there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def fronts_of(job: Mapping[str, Json]) -> str:
+    """What a search found, as text to compare: everything but what was measured."""
+    return json.dumps(
+        {
+            device["name"]: [
+                [row["arch_id"], row["val_accuracy"], row["latency_ms_predicted"]] for row in device["front"]
+            ]
+            for device in job["result"]["devices"]
+        }
+    )
+
+
+def wait_all(client: Client, ids: Sequence[str], within_s: float) -> dict[str, Json]:
+    """Every job when it has ended; what had not is missing."""
+    end, found = time.monotonic() + within_s, dict[str, Json]()
+    while len(found) < len(ids) and time.monotonic() < end:
+        for job_id in ids:
+            if job_id not in found:
+                job = client.job(job_id)
+                if job["state"] in ("SUCCEEDED", "FAILED", "CANCELLED"):
+                    found[job_id] = job
+        time.sleep(0.5)
+    return found
+
+
+def leftovers(pids: Sequence[int]) -> Iterator[int]:
+    """Those that still run."""
+    return (pid for pid in pids if _command(pid))
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = file.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            found[int(file.parent.name)] = int(parent)
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return b""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
