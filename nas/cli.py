@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas import service_cli
 from nas.console import AsJson, fail, reported
 from nas.device_cli import Asked, devices, measure_onnx, profile_space
+from nas.jobs_cli import jobs as service_jobs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +40,9 @@ app = typer.Typer(
 )
 
 app.add_typer(devices, name="devices")
+app.add_typer(service_jobs, name="jobs")
+app.add_typer(service_cli.users, name="users")
+app.add_typer(service_cli.tokens, name="tokens")
 
 JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.yaml", help="The job file; see examples/.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, as `nas train` left it.")]
@@ -244,6 +249,12 @@ def export(folder: RunArgument, again: Again = False, overrides: Set = None, as_
         _stage(context, "export", again, as_json, overrides=overrides)
         if not as_json:
             _print_tables(context.folder.read_json(context.folder.summary.name), context.folder)
+
+
+app.command(epilog="Example: nas serve --data nas-data")(service_cli.serve)
+app.command(epilog="Example: nas worker --data nas-data")(service_cli.worker)
+app.command(epilog="Example: nas backup nas.tar --data nas-data")(service_cli.backup)
+app.command(epilog="Example: nas restore nas.tar --data other-data")(service_cli.restore)
 
 
 def main() -> None:

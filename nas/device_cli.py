@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from nas.console import AsJson, fail, reported
+from nas.jobs_cli import Server
 
 devices = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="What this machine can be measured as, what is known of a device, and what fronts cost elsewhere.",
+    help="What this machine and those of a service can be measured as, what is known of a device, and what fronts cost "
+    "elsewhere.",
 )
+
+Machine = Annotated[str, typer.Argument(metavar="NAME", help="The machine's name in the service.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,20 @@ class Asked:
     precision: str
 
 
-@devices.command("list", epilog="Example: nas devices list")
-def list_devices(as_json: AsJson = False) -> None:
+@devices.command("list", epilog="Example: nas devices list\n\nExample: nas devices list --server http://127.0.0.1:8023")
+def list_devices(
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="List the enrolled machines of this service instead.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """The devices that this machine offers: providers, threads, precisions, batches."""
+    if server is not None:
+        from nas.farm_cli import print_machines
+
+        print_machines(server, as_json)
+        return
     with reported():
         from latency_tables.device import fingerprint
         from latency_tables.offers import offered_devices
@@ -53,6 +68,30 @@ def list_devices(as_json: AsJson = False) -> None:
             print(f"  {device.name:<24} {device.full_name(here)}")
         for reason in offers.refused:
             print(f"  not here: {reason}")
+
+
+@devices.command(epilog="Example: nas devices show board")
+def show(name: Machine, server: Server = None, as_json: AsJson = False) -> None:
+    """One enrolled machine of a service: what it is and offers, its canary, its tables."""
+    from nas.farm_cli import print_machine
+
+    print_machine(name, server, as_json)
+
+
+@devices.command(epilog="Example: nas devices enrol board")
+def enrol(name: Machine, server: Server = None, as_json: AsJson = False) -> None:
+    """A code with which one machine becomes NAME of a service, and the command to run there."""
+    from nas.farm_cli import print_enrolment
+
+    print_enrolment(name, server, as_json)
+
+
+@devices.command(epilog="Example: nas devices remove board")
+def remove(name: Machine, server: Server = None) -> None:
+    """Remove a machine from a service: it is refused from now on, and its open tasks fail."""
+    from nas.farm_cli import remove_machine
+
+    remove_machine(name, server)
 
 
 @devices.command(epilog="Example: nas devices report runs/demo/tables/cpu_t1.json --html cpu_t1.html")

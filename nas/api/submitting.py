@@ -1,0 +1,34 @@
+"""A job is asked for, by the API or by the page: checked, what it refers to looked up, and recorded."""
+
+from __future__ import annotations
+
+from nas.api.services import Services
+from nas.service.jobs import Job, Submission
+from nas.service.people import Principal
+from nas.service.references import References
+from nas.service.schema import new_id
+from nas.service.specs import Spec
+
+
+def submit(
+    services: Services, caller: Principal, spec: Spec, key: str | None = None, key_digest: str | None = None
+) -> tuple[Job, bool]:
+    """The job, and whether it is new. Raises `JobError` and kin, `NotFound`, `Conflict`, `LimitReached`.
+
+    With a `key`, which the caller made up, and the digest of what was asked for, it can be called again.
+    """
+    references = References(services.jobs, services.artefacts, services.uploads, services.settings.datasets)
+    name = references.check(spec, caller.owner)
+    return services.jobs.submit(
+        Submission(
+            id=new_id("j"),
+            owner=caller.user_id or "",
+            name=name,
+            kind=spec.kind,
+            spec=spec.document,
+            priority=spec.priority,
+            parent=spec.parent,
+            key=key,
+            key_digest=key_digest if key is not None else None,
+        )
+    )

@@ -1,0 +1,5 @@
+"""The pages of the service: rendered here, alive by events, complete without JavaScript but for what moves."""
+
+from nas.web.pages import router
+
+__all__ = ["router"]

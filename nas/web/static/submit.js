@@ -1,0 +1,56 @@
+// Keeps the YAML beside the form in step with its fields, and shows at each field what the service has against it.
+(() => {
+  "use strict";
+  const PAUSE_MS = 300;
+  const form = document.getElementById("submission"), yaml = document.getElementById("yaml");
+  const general = document.getElementById("faults"), button = document.getElementById("preview");
+  if (!button) return;
+  button.hidden = true;
+  let waiting = null, asked = 0;
+
+  const tell = (box, text) => {
+    const field = box.querySelector("input, select, textarea"), id = `${field.id}-fault`;
+    document.getElementById(id)?.remove();
+    const others = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((each) => each && each !== id);
+    field.setAttribute("aria-describedby", (text ? [id, ...others] : others).join(" "));
+    if (!text) {
+      field.removeAttribute("aria-invalid");
+      return;
+    }
+    const fault = document.createElement("p");
+    fault.className = "fault";
+    fault.id = id;
+    fault.textContent = text;
+    field.setAttribute("aria-invalid", "true");
+    field.after(fault);
+    const folded = box.closest("details");
+    if (folded) folded.open = true;
+  };
+
+  const preview = async () => {
+    const number = ++asked;
+    const posted = new URLSearchParams(new FormData(form));
+    posted.delete("yaml");
+    try {
+      const answer = await fetch("/submit/preview", { method: "POST", body: posted });
+      if (!answer.ok || number !== asked) return;
+      const found = await answer.json();
+      yaml.value = found.yaml;
+      form.querySelectorAll("[data-path]").forEach((box) => tell(box, found.faults[box.dataset.path]));
+      general.replaceChildren(...found.others.map((text) => {
+        const line = document.createElement("p");
+        line.textContent = text;
+        return line;
+      }));
+      general.hidden = found.others.length === 0;
+    } catch {
+      // The service is away for a moment: the next change asks again, and submitting tells what is wrong.
+    }
+  };
+
+  form.addEventListener("input", (event) => {
+    if (event.target === yaml) return;
+    clearTimeout(waiting);
+    waiting = setTimeout(preview, PAUSE_MS);
+  });
+})();
