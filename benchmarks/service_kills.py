@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sqlite3
 import statistics
 import tempfile
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,7 @@ def run(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         with rig.client() as client:
             base, wanted = uninterrupted(client)
             rig.halt()
-            forget_evaluations(rig)
+            rig.forget_evaluations()
             rig.resume()
             print(f"{len(wanted)} kinds of search have run without kills", flush=True)
             started = time.monotonic()
@@ -91,13 +89,6 @@ def uninterrupted(client: Client) -> tuple[str, list[str]]:
 
 def spec_of(base: str, i: int) -> dict[str, Any]:
     return {"kind": "search", "from": base, "set": dict(VARIANTS[i % len(VARIANTS)])}
-
-
-def forget_evaluations(rig: Rig) -> None:
-    """So that jobs evaluate again what the ones before them evaluated."""
-    with closing(sqlite3.connect(rig.data / "nas.sqlite")) as connection:
-        connection.execute("DELETE FROM evaluations")
-        connection.commit()
 
 
 class Killer(threading.Thread):

@@ -6,17 +6,16 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import NullPool, create_engine, text
 
 from nas.client import Client
 
@@ -60,14 +59,19 @@ VARIANTS: tuple[Mapping[str, Json], ...] = (
 class Rig:
     """`start` it; `processes` tells what runs below it, by kind; `halt` and `resume` stop and go on with restarting it."""
 
-    def __init__(self, folder: Path, *, workers: int = 2, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, workers: int = 2, database: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.data = folder / "data"
+        self.database = database or f"sqlite:///{self.data / 'nas.sqlite'}"
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "serve.log"
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.workers = workers
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAS_EVALUATORS": "1", **(environment or {})}
+        if database:
+            self.environment["NAS_DATABASE"] = database
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._running = threading.Event()
@@ -136,10 +140,17 @@ class Rig:
             found.setdefault(kind, []).append(pid)
         return found
 
-    def rows(self, query: str) -> list[tuple[Json, ...]]:
-        """Of the service's SQLite file."""
-        with closing(sqlite3.connect(f"file:{self.data / 'nas.sqlite'}?mode=ro", uri=True, timeout=30)) as connection:
-            return connection.execute(query).fetchall()
+    def rows(self, query: str) -> list[Any]:
+        """Of the service's database."""
+        engine = create_engine(self.database, poolclass=NullPool)
+        with engine.connect() as connection:
+            return list(connection.execute(text(query)))
+
+    def forget_evaluations(self) -> None:
+        """So that jobs evaluate again what the ones before them evaluated."""
+        engine = create_engine(self.database, poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM evaluations"))
 
     def _keep(self) -> None:
         while not self._ended.is_set():

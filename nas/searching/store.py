@@ -150,6 +150,8 @@ _BACKENDS = {
         insert=postgresql.insert,
         timeout="connect_timeout",
         alone=False,
+        # A process that is stopped in the middle of a transaction must not keep what it has locked for good.
+        connected=("SET idle_in_transaction_session_timeout = '10s'",),
         begin="SET LOCAL lock_timeout = {wait_ms}",
         # Two that make the same tables at once do not wait for each other, but fail. The number is the store's own.
         create="SELECT pg_advisory_xact_lock(7305114)",
@@ -364,11 +366,12 @@ class TrialStore:
         return statement
 
     def _connected(self, connection: Any, record: object) -> None:
-        if self._backend.connected:
+        if self._backend.alone:
             # Python's driver would begin transactions on its own, and none before it makes or renames tables.
             connection.isolation_level = None
         for statement in self._backend.connected:
             connection.execute(statement)
+        connection.commit()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -46,12 +46,9 @@ def collect(db: Database, store: Blobs, grace_s: float) -> Collected:
 
 
 def named_by_tasks(connection: Connection) -> set[str]:
-    """The digests in what agents are asked to measure, and in what they answered."""
-    found: set[str] = set()
-    for row in connection.execute(select(type_coerce(tasks.c.payload, Text), type_coerce(tasks.c.result, Text))):
-        for text in row:
-            found.update(_DIGESTS.findall(text or ""))
-    return found
+    """The digests in what agents are still asked to measure: a task that is asked for again names its models anew."""
+    wanted = select(type_coerce(tasks.c.payload, Text)).where(tasks.c.finished_s.is_(None))
+    return {sha256 for text in connection.execute(wanted).scalars() for sha256 in _DIGESTS.findall(text)}
 
 
 def _adopt(db: Database, store: Blobs) -> None:

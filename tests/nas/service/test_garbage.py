@@ -76,13 +76,13 @@ def test_only_what_nothing_names_is_removed_and_only_when_it_is_old(db, blobs, l
     assert collect(db, blobs, GRACE_S) == Collected(0, 0)
 
 
-def test_what_a_result_of_a_task_names_stays(db, blobs, time):
-    digest = blobs.put(b"trace").sha256
-    add_task(db, blobs, "t1", b"graph", result={"trace": f"see {digest}, {'0' * 64}"})
+def test_what_a_task_names_goes_once_the_task_has_ended(db, blobs, time):
+    waiting = add_task(db, blobs, "t1", b"graph")
+    ended = add_task(db, blobs, "t2", b"another", finished_s=START_S)
     collect(db, blobs, 0.0)
     time.pass_by(1)
     collect(db, blobs, 0.0)
-    assert blobs.exists(digest)
+    assert (blobs.exists(waiting), blobs.exists(ended)) == (True, False)
 
 
 def test_a_replaced_file_of_a_job_is_removed_after_the_grace(db, blobs, lease, time):
