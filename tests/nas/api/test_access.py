@@ -9,10 +9,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from nas.api.access import AGENT, OWNED, PAGE, PUBLIC, Access, Guarded, access_of, undeclared
-from nas.api.app import make_app
 from nas.service.people import SCOPES, hash_of, new_secret
 from nas.service.schema import devices, tokens
-from tests.nas.api.hosted import http, opened
+from tests.nas.api.hosted import http
 
 MADE_UP = {"job_id": "j" + "0" * 26, "upload_id": "u" + "0" * 26, "token_id": "k" + "0" * 26, "sha256": "0" * 64}
 
@@ -179,9 +178,3 @@ def test_a_path_that_is_none_and_a_method_that_is_none_are_refused_as_everything
     wrong = ada.http.put("/v1/jobs")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert ada.http.post("/v1/nothing", content=b"much").status_code == 413
-
-
-def test_an_app_without_pages_would_still_be_guarded(tmp_path):
-    services = opened(tmp_path)
-    assert undeclared(make_app(services).routes) == []
-    services.db.close()
