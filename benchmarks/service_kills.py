@@ -2,8 +2,10 @@
 
     python benchmarks/service_kills.py --jobs 200 --kills 1000
 
-Server, workers, keepers, steps and Ray die at random moments; `nas serve` is started again as systemd would. Every kind of
-search has first been run without kills, and its evaluations are then deleted, so that they are made again. Prints JSON last.
+Server, workers, keepers, steps, an agent and Ray die while a job runs, at random moments; `nas serve` and `nas agent` are
+started again as systemd would. Every kind of search has first been run without kills, and its evaluations are then deleted, so
+that they are made again. A job that has been tried three times in a row without progress is let alone until it has some, as a
+fourth fault would end it. Prints JSON last.
 """
 
 from __future__ import annotations
@@ -22,12 +24,19 @@ from service_rig import LITTLE, VARIANTS, Rig, fronts_of, kill, leftovers, wait_
 
 from nas.client import Client
 
+AHEAD = 4
+"""So many jobs wait or run at any time, until there were as many jobs and kills as were asked for."""
+PATIENT = 2
+"""Faults in a row after which a job is let alone."""
+WEIGHTS = {"step": 3, "keeper": 2}
+"""How often a kind is drawn, against once for the others: what is closest to the work."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--every", type=float, default=1.5, help="Mean seconds between two kills.")
+    parser.add_argument("--every", type=float, default=0.5, help="Mean seconds from one look to the next.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ray", action="store_true", help="Searches of two evaluators, on Ray.")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,6 +52,7 @@ def main() -> None:
 def run(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     rig = Rig(folder, workers=asked.workers, environment={"NAS_EVALUATORS": "2"} if asked.ray else {})
     rig.start()
+    rig.start_agent()
     try:
         with rig.client() as client:
             base, wanted = uninterrupted(client)
@@ -53,9 +63,13 @@ def run(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             started = time.monotonic()
             killer = Killer(rig, asked.kills, asked.every, random.Random(asked.seed))
             killer.start()
-            ids = [client.submit(spec_of(base, i), key=f"job-{i}")["id"] for i in range(asked.jobs)]
-            ended = wait_all(client, ids, asked.limit)
+            ids = list[str]()
+            end = time.monotonic() + asked.limit
+            while (len(ids) < asked.jobs or killer.is_alive()) and time.monotonic() < end:
+                if rig.rows("SELECT count(*) FROM jobs WHERE finished_s IS NULL")[0][0] < AHEAD:
+                    ids.append(client.submit(spec_of(base, len(ids)), key=f"job-{len(ids)}")["id"])
             killer.stop()
+            ended = wait_all(client, ids, asked.limit)
             seconds = time.monotonic() - started
             print(f"{len(ended)} of {len(ids)} jobs have ended", flush=True)
             rig.wait_ready()
@@ -108,10 +122,11 @@ class Killer(threading.Thread):
     def run(self) -> None:
         while self.left > 0 and not self._enough.wait(self.rng.expovariate(1 / self.every_s)):
             there = self.rig.processes()
-            if not there:
+            jobs = self.rig.rows("SELECT id, state, faults FROM jobs WHERE finished_s IS NULL")
+            running = [job_id for job_id, state, _ in jobs if state == "RUNNING"]
+            if "keeper" not in there or not running or any(faults >= PATIENT for _, _, faults in jobs):
                 continue
-            kind = self.rng.choice(sorted(there))
-            running = [row[0] for row in self.rig.rows("SELECT id FROM jobs WHERE state = 'RUNNING'")]
+            kind = self.rng.choice([kind for kind in sorted(there) for _ in range(WEIGHTS.get(kind, 1))])
             if kill(self.rng.choice(there[kind])):
                 self.kills[kind] = self.kills.get(kind, 0) + 1
                 self.struck.append((time.time(), kind, running))

@@ -50,6 +50,7 @@ def main() -> None:
 def run(folder: Path, server: Path, asked: argparse.Namespace) -> dict[str, Any]:
     rig = Rig(folder, workers=asked.workers, database=f"postgresql+psycopg://trials:secret@/postgres?host={server}")
     rig.start()
+    rig.start_agent()
     enough, restarts = threading.Event(), list[float]()
     try:
         with rig.client() as client:

@@ -38,7 +38,7 @@ LITTLE = {
         "kernels": [1, 3],
     },
     "train": {"epochs": 2, "batch": 64, "layout": "fp32", "augment": {"mirror": False}, "threads": 1},
-    "devices": [{"name": "one"}, {"name": "four", "batch": 4}],
+    "devices": [{"name": "one"}, {"name": "four", "batch": 4, "agent": "board"}],
     "profile": {"networks": 14, "budget_s": 1.0, "precision": 0.1},
     "search": {"evaluations": 8},
 }
@@ -52,7 +52,7 @@ VARIANTS: tuple[Mapping[str, Json], ...] = (
     {"search.evaluations": 12, "search.objectives": ["accuracy", "macs"]},
     {"search.evaluations": 12, "search.first_images": 100},
     {"search.evaluations": 20, "search.sampler": "random"},
-    {"search.evaluations": 12, "search.calibration_batches": 2},
+    {"search.evaluations": 12, "search.measure_front": True},
 )
 
 
@@ -73,15 +73,24 @@ class Rig:
         if database:
             self.environment["NAS_DATABASE"] = database
         self.starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._running = threading.Event()
         self._ended = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, daemon=True)
 
     def start(self) -> None:
         self._running.set()
-        self._keeper.start()
+        command = [sys.executable, "-c", MAIN, "serve", "--data", str(self.data), "--port", str(self.port)]
+        self._keep("serve", [*command, "--workers", str(self.workers)])
         self.wait_ready()
+
+    def start_agent(self) -> None:
+        """This machine, enrolled as `board`."""
+        client = self.client()
+        code = client.enrol("board")["code"]
+        command = [sys.executable, "-c", MAIN, "agent", "--server", self.url, "--dir", str(self.data.parent / "agent")]
+        self._keep("agent", [*command, "--enrol", code])
+        while not any(device["online"] for device in client.devices()):
+            time.sleep(0.1)
 
     def wait_ready(self, within_s: float = 60.0) -> None:
         """Until a worker is there."""
@@ -102,10 +111,10 @@ class Rig:
     def halt(self) -> None:
         """SIGTERM, and no restart."""
         self._running.clear()
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            process.wait(60)
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
 
     def resume(self) -> None:
         self._running.set()
@@ -152,16 +161,17 @@ class Rig:
         with engine.begin() as connection:
             connection.execute(text("DELETE FROM evaluations"))
 
-    def _keep(self) -> None:
+    def _keep(self, name: str, command: list[str]) -> None:
+        threading.Thread(target=self._run, args=(name, command), daemon=True).start()
+
+    def _run(self, name: str, command: list[str]) -> None:
+        """Again and again."""
         while not self._ended.is_set():
             if self._running.is_set():
-                command = [sys.executable, "-c", MAIN, "serve", "--data", str(self.data), "--port", str(self.port)]
                 with self.log.open("ab") as log:
-                    self._process = subprocess.Popen(
-                        [*command, "--workers", str(self.workers)], stdout=log, stderr=log, env=self.environment
-                    )
-                self.starts += 1
-                self._process.wait()
+                    self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)
+                self.starts += name == "serve"
+                self._processes[name].wait()
             time.sleep(0.2)
 
 

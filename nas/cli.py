@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas import service_cli
+from nas import agent_cli, service_cli
 from nas.console import AsJson, fail, reported
 from nas.device_cli import Asked, devices, measure_onnx, profile_space
 from nas.jobs_cli import jobs as service_jobs
@@ -253,6 +253,7 @@ def export(folder: RunArgument, again: Again = False, overrides: Set = None, as_
 
 app.command(epilog="Example: nas serve --data nas-data")(service_cli.serve)
 app.command(epilog="Example: nas worker --data nas-data")(service_cli.worker)
+app.command(epilog="Example: nas agent --server https://nas.example.org --enrol CODE")(agent_cli.agent)
 app.command(epilog="Example: nas backup nas.tar --data nas-data")(service_cli.backup)
 app.command(epilog="Example: nas restore nas.tar --data other-data")(service_cli.restore)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +125,7 @@ class EventWatch:
     def __init__(self, telling: Telling, events: EventLog, job_id: str, advanced: Callable[[], None]) -> None:
         self._telling = telling
         self._advanced = advanced
-        self._said = {_key(kind, data) for kind, data in _told(events, job_id)}
+        self._said = {_key(kind, data) for kind, data in _told(events, job_id) if kind in _APART}
 
     def point(self, device: str, evaluations: int, arch_id: str, accuracy: float, latency_ms: float) -> None:
         found = {"device": device, "evaluations": evaluations, "arch_id": arch_id}
@@ -154,5 +153,10 @@ def _told(events: EventLog, job_id: str) -> Iterator[tuple[str, Mapping[str, Jso
         yield from ((event.kind, event.data) for event in page)
 
 
-def _key(kind: str, data: Mapping[str, Json]) -> str:
-    return kind + json.dumps(dict(data), sort_keys=True)
+# What tells one event of these kinds from another. The number of evaluations does not: a search that goes on counts what it
+# knows already first, and so in another order.
+_APART = {"point": ("device", "arch_id"), "measured": ("device", "arch_id"), "volume": ("device", "seed", "evaluations")}
+
+
+def _key(kind: str, data: Mapping[str, Json]) -> tuple[str, ...]:
+    return (kind, *(str(data.get(name)) for name in _APART.get(kind, ())))
