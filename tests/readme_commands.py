@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,13 +39,47 @@ VERBS = (
     "devices list",
     "devices report",
     "devices compare",
+    "devices show",
+    "devices enrol",
+    "devices remove",
+    "serve",
+    "worker",
+    "agent",
+    "backup",
+    "restore",
+    "jobs submit",
+    "jobs list",
+    "jobs show",
+    "jobs watch",
+    "jobs cancel",
+    "jobs files",
+    "jobs fetch",
+    "users add",
+    "users list",
+    "tokens create",
+    "tokens list",
+    "tokens revoke",
 )
+
+# Commands that only hold others.
+GROUPS = {"jobs", "users", "tokens"}
 
 # Keys of summary.json whose own keys are the run's, not the format's.
 OPEN_KEYS = {"config", "arch", "stages", "versions", "by_device", "choices", "latency_ms", "ratio"}
+# What the commands about a service submit as `job.yaml`.
+SMALL_JOB = {
+    "name": "small",
+    "data": {"kind": "digits", "channels": 1},
+    "space": {"family": "tiny", "resolutions": [4, 8], "channels": [32], "strides": [2], "expands": [0.5, 1.0]},
+    "train": {"epochs": 1, "layout": "fp32"},
+    "devices": [{"name": "cpu_t1"}],
+    "profile": {"networks": 12, "budget_s": 2},
+    "search": {"evaluations": 10},
+}
 # Files written by other hands: they are looked into for nothing but their links.
 NOT_OURS = {"LOG.md"}
 
+SERVICE_BLOCK = re.compile(r"^<!-- ci: while nas serve runs -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CI_BLOCK = re.compile(r"^<!-- ci -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -77,8 +112,9 @@ def checks(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "docs/howto.md has every key of a job, with its default", check_job_keys
     yield "docs/howto.md has every setting of every family", check_family_settings
     yield "examples in the docs are jobs", check_yaml_blocks
-    for command in ci_commands():
+    for command in ci_commands(CI_BLOCK):
         yield f"$ {command if len(command) < 56 else command[:55] + '…'}", partial(run_quietly, command, folder)
+    yield "the service of the README", partial(check_service, folder)
     yield "the Python snippet of the README", partial(check_snippet, folder)
     yield "docs/formats.md has every key of summary.json", partial(check_summary_keys, folder)
     yield "docs/formats.md has every key of an exported file", partial(check_metadata_keys, folder)
@@ -93,10 +129,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}", "OMP_NUM_THREADS": "1"}
 
 
-def run(command: str, folder: Path) -> str:
+def run(command: str, folder: Path, env: Mapping[str, str] | None = None) -> str:
     """Standard output of a command; an AssertionError with the end of what it said where it failed."""
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False
+        ["bash", "-c", command],
+        cwd=folder,
+        env=env or environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, f"exit code {done.returncode}: {(done.stderr or done.stdout)[-600:]}"
     return done.stdout
@@ -106,11 +148,33 @@ def run_quietly(command: str, folder: Path) -> None:
     run(command, folder)
 
 
-def ci_commands() -> list[str]:
-    blocks = CI_BLOCK.findall(README.read_text(encoding="utf-8"))
-    assert blocks, "README.md has no block after `<!-- ci -->`"
+def ci_commands(block: re.Pattern[str]) -> list[str]:
+    blocks = block.findall(README.read_text(encoding="utf-8"))
+    assert blocks, f"README.md has no block as {block.pattern[:20]}"
     lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
+
+
+def check_service(folder: Path) -> None:
+    """What the README says to do while `nas serve` runs, on a port of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "job.yaml").write_text(yaml.safe_dump(SMALL_JOB))
+    server = environment() | {"NAS_SERVER": f"http://127.0.0.1:{port}", "NAS_EVALUATORS": "1"}
+    with (folder / "serve.log").open("wb") as log:
+        serving = subprocess.Popen(
+            ["nas", "serve", "--port", str(port)], cwd=folder, env=server, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "nas-data" / "token").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for command in ci_commands(SERVICE_BLOCK):
+            run(command, folder, server)
+    finally:
+        serving.terminate()
+        serving.wait(60)
 
 
 def check_snippet(folder: Path) -> None:
@@ -159,8 +223,8 @@ def check_options() -> None:
     wrong = []
     for path in (path for path in DOCS if path.name not in NOT_OURS):
         for code in code_in(path.read_text(encoding="utf-8")):
-            verb = re.match(r"nas (devices \w+|\w+)", code)
-            allowed = known.get(verb[1]) if verb else every
+            verb = re.match(r"nas ((?:devices|jobs|users|tokens) [a-z]+|\w+)", code)
+            allowed = known.get(verb[1], every if verb[1] in GROUPS else None) if verb else every
             if allowed is None:
                 wrong.append(f"{path.name}: no such command: {code}")
             else:
@@ -236,13 +300,15 @@ def shown(value: Any) -> str:
 
 
 def check_yaml_blocks() -> None:
-    """Every YAML block is a job, or a part of one that fits into a small job."""
+    """Every YAML block is a spec, a job, or a part of one that fits into a small job."""
     from nas.job import job_from_json, job_to_json
+    from nas.service.specs import check_spec
 
     small = {"name": "x", "data": {"kind": "digits"}, "space": {"family": "tiny"}}
     for path in (path for path in DOCS if path.name not in NOT_OURS):
         for block in re.findall(r"^```yaml\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-            assert job_to_json(job_from_json({**small, **yaml.safe_load(block)})), block
+            found = yaml.safe_load(block)
+            assert check_spec(found) if "kind" in found else job_to_json(job_from_json({**small, **found})), block
 
 
 # What the commands left
