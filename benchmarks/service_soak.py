@@ -82,7 +82,7 @@ def look(rig: Rig, at_s: float, seen: dict[str, list[tuple[float, float, int]]])
         pids = rig.processes().get(kind, [])
         try:
             memory = sum(resident_mib(pid) for pid in pids)
-            files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+            files = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
         except OSError:
             continue
         if pids:

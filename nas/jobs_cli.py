@@ -23,6 +23,9 @@ jobs = typer.Typer(
 Json = Any
 
 SUCCEEDED = "SUCCEEDED"
+PATIENCE_S = 5.0
+"""How long a service that cannot be reached is tried; much longer by what goes on for long."""
+LONG_PATIENCE_S = 120.0
 KINDS = ("run", "train", "profile", "search", "export")
 
 Server = Annotated[
@@ -67,7 +70,7 @@ def submit(
         fail("give one of: a job file, or --from ID")
     if kind is not None and kind not in KINDS:
         fail(f"--kind must be one of {', '.join(KINDS)}, not {kind!r}")
-    with connected(server) as client:
+    with connected(server, LONG_PATIENCE_S if watch else None) as client:
         asked = file if file is not None else {"kind": kind or "search", "from": source}
         job = client.submit(asked, kind=kind or "run", overrides=overrides or (), priority=priority)
         if not watch:
@@ -116,7 +119,7 @@ def show(job_id: JobId, server: Server = None, as_json: AsJson = False) -> None:
 @jobs.command(epilog="Example: nas jobs watch j01jd...")
 def watch(job_id: JobId, server: Server = None, as_json: AsJson = False) -> None:
     """Follow a job until it has ended; exit code 1 unless it succeeded."""
-    with connected(server) as client:
+    with connected(server, LONG_PATIENCE_S) as client:
         _follow(client, job_id, as_json)
 
 
@@ -154,13 +157,13 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a job's files, each compared with its SHA-256; what is there already is left."""
-    with connected(server) as client:
+    with connected(server, LONG_PATIENCE_S) as client:
         found = client.fetch(job_id, out or Path(job_id), paths or ())
     print(json.dumps([str(path) for path in found]) if as_json else "\n".join(map(str, found)))
 
 
 @contextmanager
-def connected(server: str | None) -> Iterator[Client]:
+def connected(server: str | None, patience_s: float | None = None) -> Iterator[Client]:
     """A client of the service; what it refuses ends the command with one line."""
     try:
         from nas.client import Client
@@ -168,7 +171,7 @@ def connected(server: str | None) -> Iterator[Client]:
     except ModuleNotFoundError as error:
         fail(f"{error.name} is not installed; install with: pip install {error.name}")
     try:
-        with Client(server) as client:
+        with Client(server, patience_s=PATIENCE_S if patience_s is None else patience_s) as client:
             yield client
     except ClientError as error:
         fail(" ".join(str(error).split()), 2 if 400 <= error.status < 500 else 1)

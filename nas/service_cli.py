@@ -113,7 +113,8 @@ def backup(
     with told():
         from nas.service.backup import backup
 
-        backup(settings_for(data=data, database=database, blobs=blobs), file)
+        made = backup(settings_for(data=data, database=database, blobs=blobs), file)
+        print(f"{file}: {made.jobs} jobs, {made.blobs} files of {made.bytes} bytes")
 
 
 def restore(
@@ -126,7 +127,10 @@ def restore(
     with told():
         from nas.service.backup import restore
 
-        restore(file, settings_for(data=data, database=database, blobs=blobs))
+        settings = settings_for(data=data, database=database, blobs=blobs)
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = restore(file, settings)
+        print(f"{made.jobs} jobs, {made.blobs} files of {made.bytes} bytes restored")
 
 
 @users.command("add", epilog="Example: nas users add ada")
@@ -141,6 +145,22 @@ def add_user(
     with told(), _people(data, database) as people:
         user = people.add(name, admin=admin)
         print(json.dumps(asdict(user)) if as_json else f"{user.name}{' (admin)' if user.admin else ''} added")
+
+
+@users.command("limit", epilog="Example: nas users limit ada --max-running 2")
+def limit_user(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The user.")],
+    max_running: Annotated[int | None, typer.Option(min=0, help="Jobs that run side by side.")] = None,
+    max_queued: Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended.")] = None,
+    data: Data = None,
+    database: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how many jobs a user may have, or change it."""
+    with told(), _people(data, database) as people:
+        user = people.limit(name, max_running, max_queued)
+        line = f"{user.name}: {user.max_running} jobs side by side, {user.max_queued} that have not ended"
+        print(json.dumps(asdict(user)) if as_json else line)
 
 
 @users.command("list", epilog="Example: nas users list")

@@ -52,6 +52,13 @@ class Doorkeeper:
             raise Refusal(401, "unauthorized", "this token is unknown, expired or revoked")
         return principal
 
+    async def still(self, request: Request) -> bool:
+        """Whether who began a long answer may still have it."""
+        try:
+            return await self.principal(request) is not None
+        except Refusal:
+            return False
+
     def sign_in(self, request: Request, secret: str, response: Response) -> Principal:
         """Open a session for who shows a token or a login code, and set its cookie; `Refusal` for any other."""
         _check_origin(request)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, BinaryIO
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -26,7 +26,7 @@ from nas.api.documents import (
     cursor_of,
     row_id_of,
 )
-from nas.api.ranges import Span, span_of
+from nas.api.ranges import Download, span_of
 from nas.api.refusals import Refusal, documented
 from nas.api.services import Services, services_of
 from nas.api.submitting import submit as make
@@ -40,7 +40,6 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 MOST_EVENTS = 1000
 EVENTS = "text/event-stream"
-CHUNK_BYTES = 256 * 1024
 
 Found = Annotated[Services, Depends(services_of)]
 Reader = Annotated[Principal, Depends(Access("jobs", owner="job"))]
@@ -117,19 +116,20 @@ async def follow(
     request: Request,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 500,
-    accept: Annotated[str, Header()] = EVENTS,
+    accept: Annotated[str, Header()] = "application/json",
     last_event_id: Annotated[str | None, Header(pattern="^[0-9]{1,9}$")] = None,
 ) -> Response:
-    """What has happened to a job: a stream that goes on (id: number, event: kind, data: JSON), or a page as JSON."""
+    """What has happened to a job: a page, or, for who accepts `text/event-stream`, a stream that goes on until the job has
+    ended (id: number, event: kind, data: JSON)."""
     known = max(int(last_event_id or 0), after or 0)
-    if "application/json" in accept:
+    if EVENTS not in accept:
         found = await run_in_threadpool(_event_page, services.events, job_id, known, limit)
         return Response(found.model_dump_json(), media_type="application/json")
     job: Job = request.state.owned
     if job.ended and known >= job.last_seq:
         return Response(status_code=204)  # which tells a browser not to come back
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(request.app.state.hub.follow(job_id, known), media_type=EVENTS, headers=headers)
+    stream = request.app.state.hub.follow(job_id, known, partial(request.app.state.doorkeeper.still, request))
+    return StreamingResponse(stream, media_type=EVENTS, headers={"X-Accel-Buffering": "no"})
 
 
 @router.get("/jobs/{job_id}/artefacts", responses=documented(404))
@@ -181,8 +181,7 @@ def file_response(services: Services, artefact: Artefact, request: Request, **he
         **headers,
     }
     media_type = given.pop("Content-Type", "application/octet-stream")
-    body = _chunks(services.blobs.open(artefact.sha256), span)
-    return StreamingResponse(body, 206 if span.partial else 200, given, media_type)
+    return Download(services.blobs.open(artefact.sha256), span, given, media_type)
 
 
 _QUOTED = str.maketrans({'"': "_", "\\": "_", "?": "_"})
@@ -201,20 +200,3 @@ def _document(services: Services, caller: Principal, job: Job) -> JobDocument:
 def _event_page(events: EventLog, job_id: str, after: int, limit: int) -> EventPage:
     found = events.since(job_id, after, limit)
     return EventPage(events=[EventDocument.of(event) for event in found], next=found[-1].seq if found else after)
-
-
-def _chunks(file: BinaryIO, span: Span) -> Iterator[bytes]:
-    """The bytes of a span. The last part is held back until the whole has been compared with its digest, so that a damaged
-    file never arrives whole: the answer is broken off."""
-    with file:
-        if span.start:
-            file.seek(span.start)
-        left, held = span.stop - span.start, b""
-        while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            if held:
-                yield held
-            held = chunk
-        if not span.partial:
-            file.read(1)
-        yield held

@@ -37,6 +37,7 @@ GRACE_S = 18
 KEEP_ALIVE_S = 30
 COLLECT_S = 3600.0
 LOOK_S = 0.5
+BACKLOG = 1024
 WORKER = (sys.executable, "-c", "from nas.cli import main; main()", "worker")
 
 LOG = logging.getLogger("nas.serve")
@@ -148,7 +149,7 @@ def _answer(
         ssl_keyfile=address.tls_key,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
-        backlog=1024,
+        backlog=BACKLOG,
     )
     server = uvicorn.Server(config)
     # In a thread of its own, so that signals come to this one, and streams and workers hear of the end at once.
@@ -195,22 +196,26 @@ def _alone(data: Path) -> Iterator[None]:
 
 @contextmanager
 def _listening(address: Address) -> Iterator[socket.socket]:
-    """The socket that requests come to."""
+    """The socket that requests come to; those that come before they can be answered wait in it."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, place = found[0]
-        # With its protocol named: asyncio then sends answers at once, which otherwise take 44 ms.
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
     except OSError as error:
-        why = (
-            "is in use; stop what uses it, or give another --port"
-            if error.errno == errno.EADDRINUSE
-            else error.strerror
-        )
-        raise ServiceError(f"{address.host}:{address.port} {why}") from error
-    with listener:
+        raise ServiceError(f"{address.host}: is no address of this machine ({error.strerror})") from error
+    family, kind, protocol, _, place = found[0]
+    # With its protocol named: asyncio then sends answers at once, which otherwise take 44 ms.
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(place)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = (
+                "is in use; stop what uses it, or give another --port"
+                if taken
+                else f"cannot be used ({error.strerror})"
+            )
+            raise ServiceError(f"{address.host}:{address.port} {why}") from error
         yield listener
 
 

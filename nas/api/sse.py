@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fastapi.concurrency import run_in_threadpool
@@ -25,6 +25,8 @@ from nas.service.events import Event, EventLog
 
 POLL_S = 0.25
 KEEP_ALIVE_S = 15.0
+CHECK_S = 2.0
+"""Between two looks whether a silent listener's token is still good."""
 KEPT = 512
 """Events of a job that are kept at hand while somebody listens."""
 PAGE = 500
@@ -81,13 +83,14 @@ class Hub:
         self._topics: dict[str, _Topic] = {}
         self._polling: asyncio.Task[None] | None = None
 
-    async def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
-        """The events of a job after number `after`, as they come, until it has ended or the server does."""
+    async def follow(self, job_id: str, after: int, allowed: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+        """The events of a job after number `after`, as they come, until it has ended, the server does, or the listener is not
+        allowed any more."""
         topic = self._join(job_id)
         seq, said_s = after, time.monotonic()
         try:
             yield RETRY
-            while not self._closing.is_set():
+            while not self._closing.is_set() and await allowed():
                 changed = topic.changed
                 frames = topic.after(seq)
                 if frames is None:
@@ -99,7 +102,7 @@ class Hub:
                         return
                     continue
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), max(0.0, said_s + self._keep_alive_s - time.monotonic()))
+                    await asyncio.wait_for(changed.wait(), min(CHECK_S, self._keep_alive_s))
                 if time.monotonic() - said_s >= self._keep_alive_s:
                     yield KEEP_ALIVE
                     said_s = time.monotonic()

@@ -123,6 +123,17 @@ class People:
             raise NotFound(f"there is no user {name[:80]!r}; add one with `nas users add NAME`")
         return _user(row)
 
+    def limit(self, name: str, max_running: int | None = None, max_queued: int | None = None) -> User:
+        """Say how many jobs of a user run side by side, and how many may not have ended; None leaves a limit as it is."""
+        given = {"max_running": max_running, "max_queued": max_queued}
+        limits = {key: count for key, count in given.items() if count is not None}
+        if any(count < 0 for count in limits.values()):
+            raise PeopleError("a limit is a number of jobs, 0 at least")
+        if limits:
+            changed = update(users).where(users.c.name == name).values(limits)
+            self._db.write(lambda connection: connection.execute(changed))
+        return self.named(name)
+
     def names(self) -> dict[str, str]:
         """User id -> name."""
         query = select(users.c.id, users.c.name)
