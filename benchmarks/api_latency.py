@@ -1,8 +1,8 @@
 """How long the service takes to answer, as somebody feels who does not wait for others' answers before asking.
 
-A process of its own asks `nas serve` at times drawn beforehand (a Poisson process), whether or not earlier answers have come, and
-counts from the time that was drawn; one request in ten writes. In turn: on a machine that is otherwise idle; while as many
-processes as there are cores compute at the niceness of jobs; and while a worker searches.
+A process of its own asks `nas serve` at times drawn beforehand (a Poisson process), whether or not earlier answers have come,
+and counts from the time that was drawn; one request in ten writes. In turn: on a machine that is otherwise idle; while as
+many processes as there are cores compute at the niceness of jobs; and while a worker searches.
 
     python benchmarks/api_latency.py --seconds 60
 
@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,8 @@ from nas.client import Client
 from nas.service.orders import NICENESS
 
 CONNECTIONS = 32
+FRESH_S = 10.0
+"""A connection that was idle for longer is not used again: the server may be closing it."""
 WRITES = 0.1
 JOBS = 200
 """There before the measurement begins."""
@@ -111,7 +112,7 @@ class Load:
         self._token = token
         self._ids = ids
         self._chance = random.Random(1)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._submitted: list[str] = []
         self._limit = asyncio.Semaphore(CONNECTIONS)
         self.seen = Seen()
@@ -159,7 +160,7 @@ class Load:
         return "POST", "/v1/jobs", json.dumps(SPEC).encode()
 
     async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
+        reader, writer = await self._connection()
         head = [
             f"{method} {path} HTTP/1.1",
             f"Host: {self._host}",
@@ -173,8 +174,17 @@ class Load:
         answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         lengths = [line.partition(":")[2] for line in answer.split("\r\n") if line.startswith("content-length:")]
         text = await reader.readexactly(int(lengths[0]))
-        self._idle.append((reader, writer))
+        self._idle.append((asyncio.get_running_loop().time(), reader, writer))
         return int(answer.split(" ", 2)[1]), text
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The one that was used last, or a new one."""
+        if self._idle:
+            used_s, reader, writer = self._idle.pop()
+            if asyncio.get_running_loop().time() - used_s < FRESH_S:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, self._port)
 
 
 @contextmanager

@@ -170,15 +170,19 @@ def doubled(rig: Rig, job_id: str) -> int:
 
 
 def backs(rig: Rig, struck: list[tuple[float, str, list[str]]]) -> list[float]:
-    """Seconds from a kill of the server, with which all that it had started dies, until a job that ran is at work again."""
+    """Seconds from a kill of the server, with which all that it had started dies, until a job that ran is at work again.
+
+    Only where nothing else was killed meanwhile.
+    """
     found = []
-    for killed_s, kind, running in struck:
+    nexts = [killed_s for killed_s, _, _ in struck[1:]] + [time.time()]
+    for (killed_s, kind, running), next_s in zip(struck, nexts, strict=True):
         for job_id in running if kind == "server" else ():
             again = rig.rows(
                 f"SELECT min(at_s) FROM events WHERE job_id = '{job_id}' AND kind = 'state' AND at_s > {killed_s} "
                 "AND data LIKE '%RUNNING%'"
             )[0][0]
-            if again is not None:
+            if again is not None and again < next_s:
                 found.append(round(again - killed_s, 2))
     return found
 
