@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import secrets
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,7 +56,8 @@ class Event:
 
 
 class Client:
-    """One service, as one user. For one thread at a time."""
+    """One service, as one user, for one thread at a time. `ca`, or NAS_CA, is a PEM file of the certificate to trust in place
+    of the system's."""
 
     def __init__(
         self,
@@ -63,18 +65,22 @@ class Client:
         token: str | None = None,
         *,
         patience_s: float = PATIENCE_S,
-        verify: bool | str = True,
+        ca: Path | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = (url or os.environ.get("NAS_SERVER") or DEFAULT_URL).rstrip("/")
         self._patience_s = patience_s
         headers = {"Authorization": f"Bearer {token or token_for(self.url)}", "Accept": "application/json"}
+        trusted = ca or os.environ.get("NAS_CA")
         try:
+            context: ssl.SSLContext | bool = ssl.create_default_context(cafile=trusted) if trusted else True
             self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=30.0, verify=verify, transport=transport
+                base_url=self.url, headers=headers, timeout=30.0, verify=context, transport=transport
             )
+        except OSError as error:  # of ssl, too
+            raise ClientError(f"{trusted}: no certificate can be read from it ({error})", 0, "invalid") from error
         except (httpx.InvalidURL, ValueError) as error:
-            raise ClientError(f"{self.url}: not the address of a service ({error})") from error
+            raise ClientError(f"{self.url}: not the address of a service ({error})", 0, "invalid") from error
 
     def __enter__(self) -> Client:
         return self

@@ -1,9 +1,7 @@
 """Who may call a route. Each route has one `Access`, which is both what it declares and what checks it:
 
-    @router.get("/jobs/{job_id}")
-    def show(job_id: str, caller: Annotated[Principal, Depends(Access("jobs", owner="job"))]) -> ...
-
-An app that is mounted is wrapped: `Mount(path, Guarded(app, Access("page", owner="job")))`.
+@router.get("/jobs/{job_id}")
+def show(job_id: str, caller: Annotated[Principal, Depends(Access("jobs", owner="job"))]) -> ...
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nas.api.refusals import Refusal
 from nas.api.services import Services
@@ -106,38 +103,16 @@ class LoginNeeded(Exception):
         self.path = path
 
 
-class Guarded:
-    """An ASGI app behind an `Access`: for what is mounted and has no routes of ours."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self.app = app
-        self.access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        await self.access(Request(scope, receive))
-        await self.app(scope, receive, send)
-
-
 def access_of(route: BaseRoute) -> Access | None:
-    """The access that a route or a mount declares; None where it declares none."""
-    mounted = getattr(route, "app", None)
-    if isinstance(mounted, Guarded):
-        return mounted.access
+    """The access that a route declares; None where it declares none."""
     dependant = getattr(route, "dependant", None)
     calls = [each.call for each in dependant.dependencies] if dependant is not None else []
     return next((call for call in calls if isinstance(call, Access)), None)
 
 
 def undeclared(routes: Sequence[BaseRoute]) -> list[str]:
-    """The paths of routes that declare no access; of a mount that is not guarded, those inside."""
-    found: list[str] = []
-    for route in routes:
-        if access_of(route) is None:
-            inner = getattr(route, "routes", None)
-            found += undeclared(inner) if inner else [getattr(route, "path", repr(route))]
-    return found
+    """The paths of routes that declare no access, and of all that is mounted, since nothing there could."""
+    return [getattr(route, "path", repr(route)) for route in routes if access_of(route) is None]
 
 
 async def form_of(request: Request) -> Mapping[str, str]:

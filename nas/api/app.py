@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 
@@ -32,6 +33,7 @@ def make_app(services: Services) -> FastAPI:
     app.state.hub = Hub(services.events, services.closing)
     app.state.metrics = Metrics(services.db)
     app.state.readiness = health.Readiness(services)
+    app.state.upload_threads = CapacityLimiter(uploads.SIDE_BY_SIDE)
     for router in (*ROUTERS, pages(services)):
         app.router.routes.extend(router.routes)  # flat, so that every route can be looked at
     handle(app)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Literal, TypeVar
 
-import anyio
 from anyio import from_thread, to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.requests import ClientDisconnect
@@ -57,7 +56,7 @@ async def upload(
         raise TooLarge(f"an upload may have {limit_bytes:,} bytes")
     add = partial(services.uploads.add, caller.user_id or "", kind, name, _chunks(request), limit_bytes)
     try:
-        found = await to_thread.run_sync(add, limiter=_limiter(request))
+        found = await to_thread.run_sync(add, limiter=request.app.state.upload_threads)
     except ClientDisconnect as error:
         raise Refusal(400, "refused", "the upload broke off") from error
     return UploadDocument.of(found)
@@ -87,15 +86,6 @@ def show(caller: Owned, upload_id: str, request: Request) -> UploadDocument:
 def delete(services: Found, caller: Owned, upload_id: str) -> None:
     """Forget an upload."""
     services.uploads.delete(upload_id, caller.owner)
-
-
-def _limiter(request: Request) -> anyio.CapacityLimiter:
-    """Threads of uploads, apart from those of all other answers."""
-    state = request.app.state
-    if not hasattr(state, "upload_threads"):
-        state.upload_threads = anyio.CapacityLimiter(SIDE_BY_SIDE)
-    limiter: anyio.CapacityLimiter = state.upload_threads
-    return limiter
 
 
 def _chunks(request: Request) -> Iterator[bytes]:

@@ -129,3 +129,9 @@ def answering(app: FastAPI, closing: threading.Event, port: int = 0) -> Iterator
             closing.set()
             server.should_exit = True
             thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
