@@ -59,6 +59,8 @@ VERBS = (
     "tokens create",
     "tokens list",
     "tokens revoke",
+    "users limit",
+    "users link",
 )
 
 # Commands that only hold others.

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -17,7 +17,7 @@ from nas.agent.errors import AgentError
 from nas.agent.reading import read_id, read_json, read_list, read_name, read_number, read_object, read_whole
 from nas.agent.wire import About, check_wire
 from nas.api.access import AGENT, PUBLIC, Access
-from nas.api.ranges import Span, span_of
+from nas.api.ranges import Download, span_of
 from nas.api.refusals import Refusal, documented
 from nas.api.services import Services, services_of
 from nas.service.people import Principal
@@ -34,7 +34,6 @@ LONGEST_WAIT_S = 60.0
 MOST_ROUNDS = 1000
 LOOK_S = 0.5
 """Between two looks for tasks, of all waiting machines together."""
-CHUNK_BYTES = 256 * 1024
 
 
 async def body_of(request: Request) -> bytes:
@@ -113,8 +112,7 @@ def model(
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(span.stop - span.start), "ETag": f'"{sha256}"'}
     if span.partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size_bytes}"
-    content = _chunks(services.blobs.open(sha256), span)
-    return StreamingResponse(content, 206 if span.partial else 200, headers, "application/octet-stream")
+    return Download(services.blobs.open(sha256), span, headers, "application/octet-stream")
 
 
 @router.post("/tasks/{task_id}/rounds", openapi_extra=JSON_BODY, responses=documented(404, 409, 422))
@@ -198,12 +196,3 @@ def _claimed(services: Services, name: str, poll: str) -> bytes | None:
     """The answer with a task, as it is sent."""
     task = services.farm.tasks.claim(name, poll)
     return None if task is None else json.dumps({"task": task.to_json()}, separators=(",", ":")).encode()
-
-
-def _chunks(file: BinaryIO, span: Span) -> Iterator[bytes]:
-    with file:
-        file.seek(span.start)
-        left = span.stop - span.start
-        while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            yield chunk

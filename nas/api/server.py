@@ -36,7 +36,7 @@ GRACE_S = 18
 """Requests under way have so long to end."""
 KEEP_ALIVE_S = 30
 COLLECT_S = 3600.0
-LOOK_S = 0.5
+LOOK_S = 0.1
 BACKLOG = 1024
 WORKER = (sys.executable, "-c", "from nas.cli import main; main()", "worker")
 
@@ -91,7 +91,7 @@ def serve(settings: Settings, address: Address, workers: int, log_format: str, t
     """Until SIGTERM or SIGINT. `tell` is told what a person should know. Raises `ServiceError`."""
     for folder in (settings.data, settings.work_folder):
         _made(folder)
-    with _alone(settings.data), _listening(address) as listener, _told_to_end() as ending:
+    with _alone(settings.data), _listening(address) as listener, _told_to_end() as signals:
         services = open_services(settings, address.front)
         services.db.upgrade()
         link = first_start(services.people, settings.data, address.url)
@@ -102,7 +102,7 @@ def serve(settings: Settings, address: Address, workers: int, log_format: str, t
         if link:
             tell(f"log in with this link, once and within ten minutes: {link}")
         try:
-            _answer(make_app(services), address, listener, ending, at_end=(services.closing.set, crew.stop))
+            _answer(make_app(services), address, listener, signals, at_end=(services.closing.set, crew.stop))
         finally:
             crew.stop()
             crew.join()
@@ -133,10 +133,10 @@ def _answer(
     app: FastAPI,
     address: Address,
     listener: socket.socket,
-    ending: threading.Event,
+    signals: Sequence[int],
     at_end: Sequence[Callable[[], None]],
 ) -> None:
-    """Answer requests until it is to end; then call `at_end`, and let the requests that are under way end."""
+    """Answer requests until a signal has come; then call `at_end`, and let the requests that are under way end."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -158,8 +158,9 @@ def _answer(
     gc.collect()
     gc.freeze()
     thread.start()
-    while thread.is_alive() and not ending.wait(LOOK_S):
-        pass
+    while thread.is_alive() and not signals:
+        thread.join(LOOK_S)
+    LOG.info("ending, as %s", signal.Signals(signals[0]).name if signals else "it has stopped to answer")
     for call in at_end:
         call()
     server.should_exit = True
@@ -167,17 +168,16 @@ def _answer(
 
 
 @contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """Set by SIGTERM and SIGINT."""
-    ending = threading.Event()
+def _told_to_end() -> Iterator[list[int]]:
+    """Gets every SIGTERM and SIGINT. Not an `Event`: a signal can come while its lock is held, also by the signal before."""
+    signals: list[int] = []
 
     def told(number: int, frame: Any) -> None:
-        LOG.info("ending, as %s says", signal.Signals(number).name)
-        ending.set()
+        signals.append(number)
 
     before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield ending
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -155,7 +155,11 @@ def _told(events: EventLog, job_id: str) -> Iterator[tuple[str, Mapping[str, Jso
 
 # What tells one event of these kinds from another. The number of evaluations does not: a search that goes on counts what it
 # knows already first, and so in another order.
-_APART = {"point": ("device", "arch_id"), "measured": ("device", "arch_id"), "volume": ("device", "seed", "evaluations")}
+_APART = {
+    "point": ("device", "arch_id"),
+    "measured": ("device", "arch_id"),
+    "volume": ("device", "seed", "evaluations"),
+}
 
 
 def _key(kind: str, data: Mapping[str, Json]) -> tuple[str, ...]:

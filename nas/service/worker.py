@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nas.service.database import Database
@@ -42,9 +42,11 @@ def work(settings: Settings, slots: int = 1) -> None:
     """Do jobs, `slots` of them side by side, until SIGTERM or SIGINT; jobs that are under way are then given back."""
     with Database(settings.database_url, wait_s=settings.renew_s) as db:
         worker = Worker(settings, JobStore(db), slots)
+        told: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
-        worker.run()
+            # Not `worker.stop`: a second signal within it would wait for good for the lock that the first one holds.
+            signal.signal(number, lambda number, _: told.append(number))
+        worker.run(told)
 
 
 @dataclass(slots=True)
@@ -76,8 +78,8 @@ class Worker:
         """Claim nothing more, and give back what is under way."""
         self._stopping.set()
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def run(self, told: Sequence[int] = ()) -> None:
+        """Until `stop`, or until a signal is among those that the process was told."""
         end_orphans()
         self._release_dead()
         self._clear_ended()
@@ -89,6 +91,8 @@ class Worker:
         for thread in threads:
             while thread.is_alive():  # with a timeout, so that signals are heard
                 thread.join(LOOK_S)
+                if told:
+                    self.stop()
         self._finished.set()
         renewing.join()
         with contextlib.suppress(ServiceError):
