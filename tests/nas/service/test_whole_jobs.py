@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, text, update
 
 from nas.service.artefacts import Artefacts
 from nas.service.blobs import Blobs
 from nas.service.database import Database
+from nas.service.errors import Unavailable
 from nas.service.events import EventLog
 from nas.service.jobs import Job, JobStore
 from nas.service.orphans import descendants, marked, processes
+from nas.service.schema import artefacts as artefacts_table
+from nas.service.schema import events as events_table
 from nas.service.schema import jobs as jobs_table
 from nas.service.settings import Settings
 from supernets.checkpoint import read as read_checkpoint
@@ -47,8 +50,8 @@ LONGER = {
 class Service:
     """A service in a folder."""
 
-    def __init__(self, data: Path, evaluators: int = 1) -> None:
-        self.settings = Settings(data, evaluators=evaluators)
+    def __init__(self, data: Path, **settings: Any) -> None:
+        self.settings = Settings(data, **{"evaluators": 1, **settings})
         self.db = Database(self.settings.database_url)
         self.db.upgrade()
         self.jobs, self.events = JobStore(self.db), EventLog(self.db)
@@ -147,9 +150,9 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     return data, profile.id
 
 
-def copied(trained: tuple[Path, str], to: Path, evaluators: int = 1) -> Service:
+def copied(trained: tuple[Path, str], to: Path, **settings: Any) -> Service:
     shutil.copytree(trained[0], to)
-    return Service(to, evaluators)
+    return Service(to, **settings)
 
 
 def searched(service: Service, job: Job) -> str:
@@ -195,6 +198,56 @@ def killed(service: Service, job: Job, kills: int, seed: int, delay_s: float) ->
     with service.working():
         wait_until(lambda: service.forgive() or service.jobs.get(job.id).ended)
     return service.jobs.get(job.id)
+
+
+def asleep(service: Service, worker: int) -> set[int]:
+    """A worker and all below it, stopped, but not in the middle of a write: SQLite would have all others wait for that."""
+    there = processes()
+    found = {worker, *descendants(worker)} & there.keys()
+    while True:
+        for pid in found:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with Database(service.settings.database_url, wait_s=0.3) as db:
+                db.write(lambda connection: None)
+            return found
+        except Unavailable:
+            awake(found)
+
+
+def awake(stopped: set[int]) -> None:
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_worker_that_slept_past_its_lease_writes_nothing_more(trained, tmp_path):
+    spec = {"kind": "search", "from": trained[1]}
+    calm = copied(trained, tmp_path / "calm")
+    wanted = calm.submitted(spec)
+    with calm.working():
+        assert calm.ended(wanted).state == "SUCCEEDED"
+    service = copied(trained, tmp_path / "hard", lease_s=2.0, renew_s=1.0)
+    job = service.submitted(spec)
+    with service.working() as first:
+        step = begun(service, job, 1)
+        stopped = asleep(service, first.pid)
+        with service.working():
+            found = service.ended(job)
+        rows = service.db.read(everything)
+        awake(stopped)
+        assert wait_until_gone({step}, within_s=10) == set()
+        assert service.db.read(everything) == rows
+        assert first.poll() is None
+    assert (found.state, found.epoch) == ("SUCCEEDED", 2)
+    assert searched(service, job) == searched(calm, wanted)
+
+
+def everything(connection: Connection) -> list[Any]:
+    """What a job's holder writes."""
+    tables = (jobs_table, events_table, artefacts_table)
+    found = [connection.execute(table.select()).all() for table in tables]
+    return [*found, *(connection.execute(text(f"SELECT * FROM {name}")).all() for name in ("evaluations", "proposals"))]
 
 
 @pytest.mark.slow
