@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.api.services import Services
+from nas.errors import JobError
 from nas.service.jobs import Job, Submission
 from nas.service.people import Principal
 from nas.service.references import References
@@ -19,6 +20,7 @@ def submit(
     """
     references = References(services.jobs, services.artefacts, services.uploads, services.settings.datasets)
     name = references.check(spec, caller.owner)
+    _check_agents(services, spec)
     return services.jobs.submit(
         Submission(
             id=new_id("j"),
@@ -32,3 +34,12 @@ def submit(
             key_digest=key_digest if key is not None else None,
         )
     )
+
+
+def _check_agents(services: Services, spec: Spec) -> None:
+    """That the machines which are to measure are enrolled; they need not be online."""
+    for device in spec.devices:
+        if device.agent and device.agent not in (each.name for each in services.farm.devices() if not each.revoked):
+            raise JobError(
+                f"device {device.name}: no machine {device.agent!r} is enrolled; see `nas devices list --server URL`"
+            )

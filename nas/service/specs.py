@@ -117,6 +117,13 @@ class Spec:
             return (self.asked.upload,)
         return uploads_of(self.asked.job) if isinstance(self.asked, Whole) else ()
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """What it names to measure on, without the devices of an earlier job."""
+        if isinstance(self.asked, Model):
+            return (self.asked.device,)
+        return self.asked.job.devices if isinstance(self.asked, Whole) else self.asked.devices
+
 
 def read_spec(text: str | bytes) -> Spec:
     """The spec in a YAML text. Tags of Python and aliases (which a few lines can blow up to gigabytes) are refused."""

@@ -58,6 +58,13 @@ def test_two_users_can_have_the_same_key(ada, ben):
     assert [answer.status_code for answer in answers] == [201, 201]
 
 
+def test_a_machine_that_is_not_enrolled_is_refused(ada):
+    job = {**SPEC["job"], "devices": [{"name": "board_t4", "agent": "board"}]}
+    answer = ada.http.post("/v1/jobs", json={**SPEC, "job": job})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("device board_t4: no machine 'board' is enrolled")
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -108,7 +108,7 @@ def test_the_yaml_is_submitted_as_it_is(house, as_bob, bob) -> None:
     form = form_on(as_bob.get("/submit"))
     document = {
         "kind": "run",
-        "job": {**example()["job"], "name": "written", "devices": [{"name": "pi", "agent": "pi-5"}]},
+        "job": {**example()["job"], "name": "written", "devices": [{"name": "pi", "threads": 2}]},
     }
     answer = as_bob.post("/submit", {**form, "yaml": yaml_text(document), "do": "yaml"})
     assert answer.status_code == 303
