@@ -203,13 +203,15 @@ class RayRunner:
 
 
 def keep_ray_to_ourselves() -> None:
-    """For a local Ray, before it is imported: whoever can speak with it can run anything as us.
+    """For a local Ray: whoever can speak with it can run anything as us.
 
     Ray listens on all interfaces, but on systems where it builds no clusters: the first variable says that this is one. It
-    reads all three when it is imported, and a token that comes later is one that it does not send itself.
+    reads all three when it is imported; where it was imported before, only the first can still be said, and no token.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    if "ray" not in sys.modules:
+    if "ray" in sys.modules:
+        sys.modules["ray._private.ray_constants"].ENABLE_RAY_CLUSTER = False  # type: ignore[attr-defined]
+    else:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

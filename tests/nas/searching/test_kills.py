@@ -178,7 +178,6 @@ def on_ray(path: Path) -> Iterator[tuple[BaseProcess, Connection, dict[str, list
 
 @pytest.mark.slow
 def test_a_search_on_ray_outlives_an_evaluator_and_goes_on_after_the_end_of_ray_and_of_its_driver(tmp_path):
-    pytest.importorskip("ray")
     path = tmp_path / "a.sqlite"
     with on_ray(path) as (process, heard, working):
         os.kill(working["_Actor"][0], signal.SIGKILL)
