@@ -18,6 +18,7 @@ import httpx
 from sqlalchemy import NullPool, create_engine, text
 
 from nas.client import Client
+from nas.service.orphans import descendants, processes
 
 Json = Any
 
@@ -126,18 +127,15 @@ class Rig:
 
     def processes(self) -> dict[str, list[int]]:
         """What runs below this process, by kind."""
-        parents, found = _parents(), dict[str, list[int]]()
-        mine = {os.getpid()}
-        while more := {child for child, parent in parents.items() if parent in mine} - mine:
-            mine |= more
+        there, found = processes(), dict[str, list[int]]()
+        mine = descendants(os.getpid()) & there.keys()
         keepers = {pid for pid in mine if b"nas.service.keeper" in _command(pid)}
-        for pid in sorted(mine - {os.getpid()}):
+        for pid in sorted(mine):
             command = _command(pid)
-            parent = parents[pid]
             if b"raylet" in command or b"gcs_server" in command or command.startswith(b"ray::"):
                 kind = "ray"
             elif b"nas.service.keeper" in command:
-                kind = "step" if parent in keepers else "keeper"
+                kind = "step" if there[pid].parent in keepers else "keeper"
             elif b" serve " in command:
                 kind = "server"
             elif b" worker " in command:
@@ -212,18 +210,6 @@ def wait_all(client: Client, ids: Sequence[str], within_s: float) -> dict[str, J
 def leftovers(pids: Sequence[int]) -> Iterator[int]:
     """Those that still run."""
     return (pid for pid in pids if _command(pid))
-
-
-def _parents() -> dict[int, int]:
-    found = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = file.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if state != "Z":
-            found[int(file.parent.name)] = int(parent)
-    return found
 
 
 def _command(pid: int) -> bytes:

@@ -38,8 +38,10 @@ def submit(
 
 def _check_agents(services: Services, spec: Spec) -> None:
     """That the machines which are to measure are enrolled; they need not be online."""
-    for device in spec.devices:
-        if device.agent and device.agent not in (each.name for each in services.farm.devices() if not each.revoked):
+    wanted = [device for device in spec.devices if device.agent]
+    enrolled = {each.name for each in services.farm.devices() if not each.revoked} if wanted else set()
+    for device in wanted:
+        if device.agent not in enrolled:
             raise JobError(
                 f"device {device.name}: no machine {device.agent!r} is enrolled; see `nas devices list --server URL`"
             )
