@@ -45,7 +45,7 @@ def page(
         main=main,
         policy=policy,
         style=_packaged("report.css"),
-        plots=_json_in_script(plots),
+        plots=json_in_script(plots),
         plotly=plotly,
         script=script,
     )
@@ -73,9 +73,9 @@ def _packaged(name: str) -> str:
     return files("nas").joinpath(name).read_text(encoding="utf-8")
 
 
-def _json_in_script(document: object) -> str:
+def json_in_script(document: object) -> str:
     """JSON that can neither end the script element it stands in nor open a comment there. NaN becomes null."""
-    return json.dumps(_finite_only(document), allow_nan=False).replace("</", "<\\/").replace("<!", "<\\u0021")
+    return json.dumps(_finite_only(document), allow_nan=False).replace("<", "\\u003c")
 
 
 def _finite_only(document: Any) -> Any:

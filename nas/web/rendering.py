@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from nas.page import json_in_script
 from nas.tables import ABSENT, amount, duration, finite, percent, significant
 from nas.web.assets import Assets
 
@@ -104,14 +104,5 @@ def yaml_text(document: Json) -> str:
 
 
 def json_block(document: Json) -> Any:
-    """JSON that can neither end the script element it stands in nor open a comment there; safe as it is."""
-    text = json.dumps(_finite_only(document), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))
-
-
-def _finite_only(document: Json) -> Json:
-    if isinstance(document, dict):
-        return {key: _finite_only(value) for key, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [_finite_only(value) for value in document]
-    return None if isinstance(document, float) and finite(document) is None else document
+    """JSON in a script element, safe as it is."""
+    return Markup(json_in_script(document))
