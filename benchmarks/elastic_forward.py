@@ -24,6 +24,9 @@ from supernets.supernet import Supernet
 SPACES = {
     "tiny": define_space("tiny"),
     "mobilenet_v3": define_space("mobilenet_v3", resolutions=[24, 28, 32], num_classes=10, stem="small"),
+    "proxyless": define_space("proxyless", resolutions=[24, 28, 32], num_classes=10, stem="small"),
+    "resnet50": define_space("resnet50", resolutions=[24, 28, 32], num_classes=10, stem="small"),
+    "hybrid": define_space("hybrid"),
 }
 
 
@@ -32,11 +35,13 @@ def main() -> None:
     parser.add_argument("--layout", choices=LAYOUTS, default="fp32_channels_last")
     parser.add_argument("--batch", type=int, default=256, help="as training does by default")
     parser.add_argument("--archs", type=int, default=5)
+    parser.add_argument("--families", nargs="+", choices=SPACES, default=list(SPACES))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     repetitions, archs = (3, 2) if options.quick else (options.repetitions, options.archs)
     result: dict[str, object] = {"layout": options.layout, "batch": options.batch, "threads": options.threads}
-    for family, space in SPACES.items():
+    for family in options.families:
+        space = SPACES[family]
         net = LAYOUTS[options.layout].hold(Supernet(space)).train()
         ratios = []
         for arch in space.decode(space.sample(np.random.default_rng(0), archs)):

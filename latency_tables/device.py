@@ -6,9 +6,8 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import ModuleType
 from typing import Any
-
-import onnxruntime
 
 from latency_tables.errors import LatencyError
 from latency_tables.processor import Processor, short_name
@@ -120,6 +119,8 @@ class Fingerprint:
 
 def fingerprint() -> Fingerprint:
     """The machine at hand."""
+    import onnxruntime
+
     here = Processor.here()
     return Fingerprint(
         cpu=here.model,
@@ -130,7 +131,7 @@ def fingerprint() -> Fingerprint:
         onnxruntime=onnxruntime.__version__,
         governor=here.governor,
         flags=digest(list(here.flags)) if here.flags else "",
-        providers=", ".join(_providers()),
+        providers=", ".join(_providers(onnxruntime)),
     )
 
 
@@ -140,7 +141,7 @@ def local_devices() -> tuple[Device, ...]:
     return (Device("cpu_t1"), *pair, Device("cpu_t1_b8", batch=8))
 
 
-def _providers() -> list[str]:
+def _providers(onnxruntime: ModuleType) -> list[str]:
     """The runtime's providers, with the version of CUDA that they were built for, where the runtime says so."""
     cuda = getattr(onnxruntime, "cuda_version", "")
     built = {"CUDAExecutionProvider": cuda, "TensorrtExecutionProvider": cuda}

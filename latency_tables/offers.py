@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import onnxruntime
-
 from latency_tables.device import PRECISIONS, Device
 from latency_tables.errors import LatencyError
-from latency_tables.measuring.sessions import CANARY, RUNTIME_ERRORS, Graph, one_line, open_session, session_options
+from latency_tables.measuring.sessions import CANARY, Graph, one_line, open_session, runtime_errors, session_options
 from latency_tables.processor import Processor
 
 CANARIES = {"fp32": CANARY, **{name: CANARY.with_name(f"canary_{name}.onnx") for name in PRECISIONS if name != "fp32"}}
@@ -48,6 +46,8 @@ def offered_devices(providers: Sequence[str] | None = None) -> Offers:
 
     Threads (powers of two up to all cores) are a matter of the CPU alone; accelerators are driven by one.
     """
+    import onnxruntime
+
     devices: list[Device] = []
     refused: list[str] = []
     for provider in onnxruntime.get_available_providers() if providers is None else providers:
@@ -73,6 +73,8 @@ def _threads(cores: int) -> tuple[int, ...]:
 
 def _optimised(graph: Graph, device: Device) -> bytes:
     """The graph as the runtime makes it for the device; `LatencyError` if the provider leaves a part to the CPU."""
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as folder:
         options, path = session_options(device), Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(path)
@@ -81,7 +83,7 @@ def _optimised(graph: Graph, device: Device) -> bytes:
         try:
             provider = (device.provider, dict(device.provider_options))
             onnxruntime.InferenceSession(graph.model, options, providers=[provider])
-        except RUNTIME_ERRORS as error:
+        except runtime_errors() as error:
             raise LatencyError(
                 f"device {device.name}: {device.provider} does not run a plain network by itself: {one_line(error)}"
             ) from error

@@ -12,12 +12,12 @@ from pathlib import Path
 from latency_tables.device import Device, Fingerprint
 from latency_tables.errors import LatencyError, TableError
 from latency_tables.journal import Journal
-from latency_tables.measuring.energy import EnergyMeter, measure_energy
 from latency_tables.measuring.footprint import Footprint
 from latency_tables.measuring.machine import Here, Machine
 from latency_tables.measuring.measure import PROTOCOL, Protocol
 from latency_tables.measuring.measurement import Measurement
-from latency_tables.measuring.sessions import Graph, Opener, open_session
+from latency_tables.measuring.needs import Find
+from latency_tables.measuring.sessions import Graph
 from latency_tables.plan import plan
 from latency_tables.table import SHIFTED, LatencyTable, journal_entry, load
 from search_spaces import Arch, Space
@@ -61,15 +61,13 @@ def profile(
     seed: int = 0,
     protocol: Protocol | None = None,
     progress: Callable[[Progress], None] | None = None,
-    lock_timeout_s: float = 60.0,
-    open_graph: Opener = open_session,
     budget_s: float = math.inf,
     target_error: float | None = None,
     error_of: Callable[[LatencyTable], float] | None = None,
     first_look: int = FEWEST,
     look_every: int = CHUNK,
     weigh: Weigher | None = None,
-    meter: EnergyMeter | None = None,
+    gauge: Find | None = None,
     machine: Machine | None = None,
 ) -> LatencyTable:
     """Measure the planned networks of `space`, or these `archs`, on the machine at hand or another, into the table at `path`.
@@ -79,17 +77,17 @@ def profile(
     protocol.
 
     `budget_s` is of all of it but waiting for the machine. `error_of` the table is told on the way; with `target_error`,
-    networks are measured a few at a time until it is no larger. `weigh` finds footprints (`measure_footprints`),
-    `meter` the energy.
+    networks are measured a few at a time until it is no larger. `weigh` finds the footprints of many networks
+    (`measure_footprints`), `gauge` the energy of one (that of `needs_here`).
     """
     if target_error is not None and error_of is None:
         raise LatencyError("profile: target_error says when to stop and needs error_of, which says where we are")
-    where = machine or Here(lock_timeout_s, open_graph)
+    where = machine or Here()
     table = _table_at(path, space, device, where.fingerprint())
     archs = plan(space, n_networks, seed) if archs is None else tuple(dict.fromkeys(archs))
     work = _Work(archs, device, protocol or Protocol(), build, where, progress or (lambda at: None), table)
     todo = [arch for arch in archs if arch.id not in work.converged]
-    if not todo and weigh is None and meter is None:
+    if not todo and weigh is None and gauge is None:
         return table
     if device.precision != "fp32":
         where.check(device)
@@ -103,8 +101,8 @@ def profile(
             work.measure(todo[start : start + size])
             if target_error is not None and work.look(work.table, 0.0) <= target_error:
                 break
-        if weigh is not None or meter is not None:
-            work.add_costs(weigh, meter, open_graph)
+        if weigh is not None or gauge is not None:
+            work.add_costs(weigh, gauge)
     return work.table
 
 
@@ -190,7 +188,7 @@ class _Work:
             )
         self.tell(Progress(number, most, len(self.converged), len(self.archs), self.error, shift, message))
 
-    def add_costs(self, weigh: Weigher | None, meter: EnergyMeter | None, open_graph: Opener) -> None:
+    def add_costs(self, weigh: Weigher | None, gauge: Find | None) -> None:
         """Footprint and energy of the measured networks that lack them, as far as the time goes."""
         known = {key: found for key, found in self.table.measurements.items() if key in self.archs}
         graphs = {key: Graph(key, self.build(self.archs[key])) for key in known}
@@ -199,10 +197,10 @@ class _Work:
             known |= {key: replace(known[key], footprint=found) for key, found in weigh(light, self.device).items()}
             self.save(known)
         for key, found in known.items():
-            if meter is not None and found.energy is None and self.left_s > 0:
-                energy = measure_energy(open_graph(graphs[key], self.device), meter)
+            if gauge is not None and found.energy is None and self.left_s > 0:
+                energy = gauge(graphs[key], self.device)
                 # After each: it takes 1.5 s, and a table of 300 networks is written in 0.23 s.
-                self.save({key: replace(found, energy=energy)})
+                self.save({key: replace(found, energy=energy)})  # type: ignore[arg-type]
 
     def save(self, measured: Mapping[str, Measurement]) -> Journal:
         """The whole table, with an empty journal."""

@@ -5,7 +5,9 @@ from search_spaces.errors import SpaceError
 from search_spaces.evolve import crossover, mutate
 from search_spaces.family import (
     FAMILIES,
+    FAMILY_NAMES,
     define_space,
+    is_family,
     network,
     slot_configs,
     slot_index,
@@ -20,6 +22,7 @@ from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json
 __all__ = [
     "COSTS",
     "FAMILIES",
+    "FAMILY_NAMES",
     "NETWORK_INPUT",
     "Arch",
     "Choice",
@@ -37,6 +40,7 @@ __all__ = [
     "define_space",
     "digest",
     "first_rows",
+    "is_family",
     "mutate",
     "network",
     "row_keys",

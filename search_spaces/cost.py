@@ -32,7 +32,8 @@ def peak_activation_bytes(layers: Sequence[Layer]) -> int:
     """The most bytes of activations alive at once, when layers run in order and each writes a tensor of its own.
 
     While a layer runs, its output is alive and whatever was written before that it or a later layer reads: its inputs,
-    and a shortcut or a gated tensor that waits for its `add` or `mul`. The input of the first layer counts as well.
+    and a shortcut or a gated tensor that waits for its `add` or `mul`; and what is alive only inside of it. The input of the
+    first layer counts as well.
     """
     last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
     alive: dict[str, int] = {}
@@ -40,7 +41,7 @@ def peak_activation_bytes(layers: Sequence[Layer]) -> int:
     for i, layer in enumerate(layers):
         alive.setdefault(layer.inputs[0], _bytes(layer.in_shape))
         alive[layer.name] = layer.activation_bytes
-        peak = max(peak, sum(alive.values()))
+        peak = max(peak, sum(alive.values()) + layer.scratch_bytes)
         alive = {name: size for name, size in alive.items() if last_read.get(name, i) > i}
     return peak
 
@@ -56,7 +57,7 @@ def _summed(of: Callable[[Layer], int]) -> Metric:
 COSTS: dict[str, Metric] = {
     "macs": _summed(lambda layer: layer.macs),
     "params": _summed(lambda layer: layer.params),
-    "activation_bytes": _summed(lambda layer: layer.activation_bytes),
+    "activation_bytes": _summed(lambda layer: layer.activation_bytes + layer.scratch_bytes),
     "weight_bytes": _summed(weight_bytes),
     # Nothing but a slot's output outlives it, and that is the next slot's input: the network's peak is that of a slot.
     "peak_activation_bytes": Metric(peak_activation_bytes, np.maximum),
@@ -68,11 +69,11 @@ class Cost:
     """What one architecture costs for one image in fp32. Lower is better."""
 
     macs: int
-    """Multiply-accumulates of convolutions and linear layers."""
+    """Multiply-accumulates of convolutions, linear layers and attention."""
     params: int
     """Trainable numbers, those of batch norm included."""
     activation_bytes: int
-    """Of all layers' outputs together."""
+    """Of all layers' outputs together, and of what is alive only inside of them."""
     weight_bytes: int
     """Of the weights that deployment leaves: see the function of this name."""
     peak_activation_bytes: int

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import mobilenet_v3, tiny
+from search_spaces import hybrid, mobilenet_v3, proxyless, resnet50, tiny
 from search_spaces.errors import SpaceError
 from search_spaces.layers import NETWORK_INPUT, SLOT_INPUT, Layer
+from search_spaces.published import EXAMPLE, published
 from search_spaces.slots import Slot
 from search_spaces.space import Arch, Choice, Json, Space, Value
 
@@ -38,14 +39,30 @@ ROWS_AT_ONCE = 256
 FAMILIES: dict[str, Family] = {
     "tiny": Family(tiny.settings, tiny.choices, tiny.slots),
     "mobilenet_v3": Family(mobilenet_v3.settings, mobilenet_v3.choices, mobilenet_v3.slots),
+    "proxyless": Family(proxyless.settings, proxyless.choices, proxyless.slots),
+    "resnet50": Family(resnet50.settings, resnet50.choices, resnet50.slots),
+    "hybrid": Family(hybrid.settings, hybrid.choices, hybrid.slots),
 }
 
 
+FAMILY_NAMES = f"{', '.join(FAMILIES)}, or a published name such as {EXAMPLE}"
+"""What `define_space` knows, for messages."""
+
+
 def define_space(family: str, **settings: Json) -> Space:
-    """The space of a family under these settings; the ones left out take the family's defaults."""
-    known = _family(family)
-    complete = known.settings(settings)
-    return Space(family, complete, known.choices(complete))
+    """The space of a family under these settings; the ones left out take the family's defaults.
+
+    A published name, as `ofa_mbv3_d234_e346_k357_w1.2`, is a family with other defaults.
+    """
+    name, defaults = published(family) or (family, {})
+    known = _family(name)
+    complete = known.settings({**defaults, **settings})
+    return Space(name, complete, known.choices(complete))
+
+
+def is_family(name: Json) -> bool:
+    """Whether `define_space` knows the name: that of a family, or a published one."""
+    return isinstance(name, str) and (name in FAMILIES or published(name) is not None)
 
 
 @lru_cache(maxsize=64)
@@ -129,7 +146,7 @@ def slot_sizes(space: Space) -> tuple[int, ...]:
 
 def _family(name: str) -> Family:
     if name not in FAMILIES:
-        raise SpaceError(f"unknown family {name!r}; known are {', '.join(FAMILIES)}")
+        raise SpaceError(f"unknown family {name!r}; known are {FAMILY_NAMES}")
     return FAMILIES[name]
 
 

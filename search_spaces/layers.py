@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from search_spaces.errors import SpaceError
 
 FLOAT_BYTES = 4
+NORM_EPS = 1e-5
 
 # What a slot's first layer reads: whatever the slot before it put out.
 SLOT_INPUT = ""
@@ -16,15 +17,22 @@ NETWORK_INPUT = "input"
 Shape = tuple[int, int, int]
 """Channels, height, width of one image's activation; a vector is (features, 1, 1)."""
 
-OPS = ("conv", "linear", "global_pool", "add", "mul", "relu", "hswish", "hsigmoid")
+OPS = (
+    *("conv", "linear", "attention"),
+    *("global_pool", "max_pool", "avg_pool"),
+    *("add", "mul", "relu", "relu6", "hswish", "hsigmoid"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One operation of a network.
 
-    `inputs` names the layers it reads. Convolutions pad by `kernel // 2`; `norm` says that batch norm follows a
-    convolution, which deployment folds into it. `linear` reads a pooled activation as a vector.
+    `inputs` names the layers it reads. Convolutions and `max_pool` pad by `kernel // 2`; `avg_pool` does not, and its last
+    windows are cut off where the image ends. `norm` says that batch norm follows a convolution, with `norm_eps` added to its
+    variance; deployment folds it into the convolution. `linear` reads a pooled activation as a vector. `attention` reads
+    queries, keys and values of one shape: every pixel is a token, and the channels of each of its `groups` make up one head
+    (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, eq. 1).
     """
 
     name: str
@@ -37,6 +45,7 @@ class Layer:
     groups: int = 1
     norm: bool = False
     bias: bool = False
+    norm_eps: float = NORM_EPS
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
@@ -57,9 +66,16 @@ class Layer:
         return _product(self.weight_shape) if self.weight_shape else 0
 
     @property
+    def pixels(self) -> int:
+        """Of the output."""
+        return self.out_shape[1] * self.out_shape[2]
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates for one image; element-wise operations and pooling count as none."""
-        return self.weights * self.out_shape[1] * self.out_shape[2]
+        if self.op == "attention":
+            return 2 * self.in_shape[0] * self.pixels**2
+        return self.weights * self.pixels
 
     @property
     def params(self) -> int:
@@ -70,6 +86,12 @@ class Layer:
     def activation_bytes(self) -> int:
         """Bytes of the fp32 output for one image."""
         return FLOAT_BYTES * _product(self.out_shape)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of what is alive for one image in fp32 only while the layer runs: in each head of an attention, how much
+        every pixel attends to every other."""
+        return FLOAT_BYTES * self.groups * self.pixels**2 if self.op == "attention" else 0
 
     @property
     def traffic_bytes(self) -> int:
@@ -88,8 +110,9 @@ def _product(shape: Sequence[int]) -> int:
 class Stack:
     """Builds the layers of one slot: each call adds a layer that reads the one before, and returns its name."""
 
-    def __init__(self, slot: str, shape: Shape) -> None:
+    def __init__(self, slot: str, shape: Shape, norm_eps: float = NORM_EPS) -> None:
         self.slot = slot
+        self.norm_eps = norm_eps
         self.last = SLOT_INPUT
         self.layers: list[Layer] = []
         self._shapes: dict[str, Shape] = {SLOT_INPUT: shape}
@@ -125,12 +148,26 @@ class Stack:
         """Global average pooling to one value a channel."""
         return self._push(name, "global_pool", (self.last,), (self.shape[0], 1, 1))
 
+    def window_pool(self, name: str, op: str, kernel: int, stride: int, *, source: str | None = None) -> str:
+        """`max_pool` or `avg_pool` over windows of `kernel` x `kernel`, reading `source` or the layer before."""
+        read = self.last if source is None else source
+        channels, height, width = self._shapes[read]
+        out_shape = (channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
+        return self._push(name, op, (read,), out_shape, kernel, stride)
+
     def unary(self, name: str, op: str) -> str:
         return self._push(name, op, (self.last,), self.shape)
 
     def binary(self, name: str, op: str, left: str, right: str) -> str:
         """`add` of equal shapes, or `mul` of an activation by one value a channel."""
         return self._push(name, op, (left, right), self._shapes[left])
+
+    def attention(self, name: str, queries: str, keys: str, values: str, heads: int) -> str:
+        """Each pixel's mixture of the values of all pixels, weighed by how its query fits their keys."""
+        shape = self._shapes[queries]
+        if shape[0] % heads:
+            raise SpaceError(f"{self.slot}.{name}: {shape[0]} channels do not split into {heads} heads")
+        return self._push(name, "attention", (queries, keys, values), shape, groups=heads)
 
     def _push(
         self,
@@ -145,8 +182,8 @@ class Stack:
         bias: bool = False,
     ) -> str:
         full = f"{self.slot}.{name}"
-        in_shape = self._shapes[inputs[0]]
-        self.layers.append(Layer(full, op, inputs, in_shape, out_shape, kernel, stride, groups, norm, bias))
+        in_shape, eps = self._shapes[inputs[0]], self.norm_eps if norm else NORM_EPS
+        self.layers.append(Layer(full, op, inputs, in_shape, out_shape, kernel, stride, groups, norm, bias, eps))
         self._shapes[full] = out_shape
         self.last = full
         return full

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from search_spaces.errors import SpaceError
-from search_spaces.layers import Layer, Shape, Stack
-from search_spaces.settings import complete, distinct_channels, make_divisible, number, numbers
+from search_spaces.inverted_residual import check_settings, inverted_residual, shape_after, stage_choices
+from search_spaces.layers import Layer, Stack
+from search_spaces.settings import complete, distinct_channels, make_divisible
 from search_spaces.slots import Slot
-from search_spaces.space import Choice, Json, Value, When
+from search_spaces.space import Choice, Json, Value
 
 DEFAULTS: dict[str, Json] = {
     "num_classes": 1000,
@@ -36,7 +36,6 @@ STAGES = (
     (160, "hswish", True),
 )
 STEM_CHANNELS, FINAL_EXPAND, FEATURES = 16, 960, 1280
-SE_REDUCTION = 4
 
 # Stride of the stem and of each stage. The small stem keeps 32 px images at 4 px in the last stage.
 STRIDES = {"standard": (2, (2, 2, 2, 1, 2)), "small": (1, (1, 2, 2, 1, 2))}
@@ -44,17 +43,7 @@ STRIDES = {"standard": (2, (2, 2, 2, 1, 2)), "small": (1, (1, 2, 2, 1, 2))}
 
 def settings(given: Mapping[str, Json]) -> dict[str, Json]:
     found = complete("mobilenet_v3", DEFAULTS, given)
-    number(found, "num_classes", 2, 1_000_000)
-    number(found, "in_channels", 1, 16)
-    number(found, "width", 0.1, 4.0, whole=False)
-    numbers(found, "resolutions", 8, 1024)
-    numbers(found, "kernels", 1, 11)
-    numbers(found, "expands", 1, 12, whole=False)
-    numbers(found, "depths", 1, 8)
-    if any(kernel % 2 == 0 for kernel in found["kernels"]):
-        raise SpaceError(f"kernels must be odd, not {found['kernels']!r}")
-    if found["stem"] not in tuple(STRIDES):  # not a lookup: what came need not be hashable
-        raise SpaceError(f"stem must be one of {', '.join(STRIDES)}, not {found['stem']!r}")
+    check_settings(found, tuple(STRIDES))
     for stage, (channels, _, _) in enumerate(((STEM_CHANNELS, "", False), *STAGES), start=1):
         distinct_channels(f"stage {stage}", "expands", _width(found, channels), found["expands"])
     return found
@@ -62,14 +51,8 @@ def settings(given: Mapping[str, Json]) -> dict[str, Json]:
 
 def choices(settings: Mapping[str, Json]) -> tuple[Choice, ...]:
     found = [Choice("resolution", tuple(settings["resolutions"]))]
-    depths = tuple(settings["depths"])
     for stage in range(1, len(STAGES) + 1):
-        found.append(Choice(f"s{stage}.depth", depths))
-        for block in range(max(depths)):
-            deep_enough = tuple(depth for depth in depths if depth > block)
-            when = None if deep_enough == depths else When(f"s{stage}.depth", deep_enough)
-            found.append(Choice(f"s{stage}.b{block}.expand", tuple(settings["expands"]), when))
-            found.append(Choice(f"s{stage}.b{block}.kernel", tuple(settings["kernels"]), when))
+        found += stage_choices(f"s{stage}", settings)
     return tuple(found)
 
 
@@ -95,15 +78,8 @@ def _width(settings: Mapping[str, Json], channels: int) -> int:
     return make_divisible(channels * settings["width"])
 
 
-def _shape(channels: int, resolution: int, strides: tuple[int, ...]) -> Shape:
-    """Shape after convolutions of these strides, each of odd kernel and padded by half of it."""
-    for stride in strides:
-        resolution = (resolution - 1) // stride + 1
-    return (channels, resolution, resolution)
-
-
 def _stem(settings: Mapping[str, Json], stride: int, values: Mapping[str, Value]) -> tuple[Layer, ...]:
-    stack = Stack("stem", _shape(settings["in_channels"], int(values["resolution"]), ()))
+    stack = Stack("stem", shape_after(settings["in_channels"], int(values["resolution"]), ()))
     channels = _width(settings, STEM_CHANNELS)
     stack.conv("conv", channels, kernel=3, stride=stride)
     shortcut = stack.unary("act", "hswish")
@@ -126,33 +102,19 @@ def _block(
     se: bool,
     values: Mapping[str, Value],
 ) -> tuple[Layer, ...]:
-    """An inverted residual: expand 1x1, depthwise kxk, squeeze-excite, project 1x1; a shortcut where shapes agree."""
+    """An inverted residual, or nothing where the stage is not so deep."""
     if block >= int(values[f"{name.partition('.')[0]}.depth"]):
         return ()
-    stack = Stack(name, _shape(channels, int(values["resolution"]), shrink))
-    source = stack.last
+    stack = Stack(name, shape_after(channels, int(values["resolution"]), shrink))
     middle = make_divisible(channels * float(values[f"{name}.expand"]))
-    stack.conv("expand", middle)
-    stack.unary("expand_act", act)
-    stack.conv("depthwise", middle, kernel=int(values[f"{name}.kernel"]), stride=stride, groups=middle)
-    gated = stack.unary("depthwise_act", act)
-    if se:
-        stack.pool("se.pool")
-        stack.conv("se.reduce", make_divisible(middle // SE_REDUCTION), norm=False, bias=True)
-        stack.unary("se.relu", "relu")
-        stack.conv("se.expand", middle, norm=False, bias=True)
-        gate = stack.unary("se.gate", "hsigmoid")
-        stack.binary("se.mul", "mul", gated, gate)
-    projected = stack.conv("project", out)
-    if stride == 1 and channels == out:
-        stack.binary("add", "add", projected, source)
+    inverted_residual(stack, middle, out, int(values[f"{name}.kernel"]), stride, act, se)
     return tuple(stack.layers)
 
 
 def _head(
     settings: Mapping[str, Json], channels: int, shrink: tuple[int, ...], values: Mapping[str, Value]
 ) -> tuple[Layer, ...]:
-    stack = Stack("head", _shape(channels, int(values["resolution"]), shrink))
+    stack = Stack("head", shape_after(channels, int(values["resolution"]), shrink))
     stack.conv("expand", _width(settings, FINAL_EXPAND))
     stack.unary("expand_act", "hswish")
     stack.pool("pool")

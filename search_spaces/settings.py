@@ -1,6 +1,6 @@
 """Reading a family's settings: defaults, types and ranges, with one clear error for what does not fit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 
@@ -39,15 +39,17 @@ def number_ok(value: Json, low: float, high: float, *, whole: bool) -> bool:
     return isinstance(value, types) and not isinstance(value, bool) and low <= value <= high
 
 
-def distinct_channels(where: str, name: str, channels: float, ratios: list[float]) -> None:
-    """Each ratio of `channels` rounds to another channel count: two values never build the same network."""
-    rounded = [make_divisible(channels * ratio) for ratio in ratios]
-    for (low, high), (a, b) in zip(pairwise(ratios), pairwise(rounded), strict=True):
-        if a == b:
-            raise SpaceError(f"{name} {low} and {high} both give {a} channels in {where}; drop one of them")
-
-
 def make_divisible(value: float, divisor: int = 8) -> int:
     """The multiple of `divisor` nearest to `value`, never below 90% of it (MobileNet's rule for channel counts)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def distinct_channels(
+    where: str, name: str, channels: float, ratios: list[float], rounded: Callable[[float], int] = make_divisible
+) -> None:
+    """Each ratio of `channels` rounds to another channel count: two values never build the same network."""
+    counts = [rounded(channels * ratio) for ratio in ratios]
+    for (low, high), (a, b) in zip(pairwise(ratios), pairwise(counts), strict=True):
+        if a == b:
+            raise SpaceError(f"{name} {low} and {high} both give {a} channels in {where}; drop one of them")

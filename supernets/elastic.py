@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import Layer
+from search_spaces.layers import NORM_EPS
 
 
 class ElasticConv2d(nn.Module):
@@ -53,14 +54,14 @@ class ElasticBatchNorm2d(nn.Module):
     """Batch norm over the first channels. Its running statistics are those of whatever was trained last: an architecture
     that counts is evaluated with statistics of its own (see `supernets.calibrate`)."""
 
-    eps = 1e-5
     momentum = 0.1
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = NORM_EPS) -> None:
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))

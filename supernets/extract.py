@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,16 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from search_spaces import NETWORK_INPUT, Arch, Layer, network
-from supernets.supernet import Stats, Supernet
+from supernets.supernet import FUNCTIONS, Stats, Supernet
 
 FoldedWeights = dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]]
 
-MODULES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "hswish": nn.Hardswish,
-    "hsigmoid": nn.Hardsigmoid,
+MODULES: dict[str, Callable[[Layer], nn.Module]] = {
+    "max_pool": lambda layer: nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2),
+    "avg_pool": lambda layer: nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True),
+    "relu": lambda layer: nn.ReLU(),
+    "relu6": lambda layer: nn.ReLU6(),
+    "hswish": lambda layer: nn.Hardswish(),
+    "hsigmoid": lambda layer: nn.Hardsigmoid(),
 }
-OPERATORS = {"add": operator.add, "mul": operator.mul}
 
 
 def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphModule:
@@ -28,6 +31,7 @@ def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphMo
     It computes what `net(x, arch, stats)` computes in evaluation mode, bit for bit.
     """
     graph = fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(graph)
     modules: dict[str, nn.Module] = {}
     values = {NETWORK_INPUT: graph.placeholder("input")}
 
@@ -37,12 +41,11 @@ def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphMo
 
     for layer in network(net.space, arch):
         inputs = [values[name] for name in layer.inputs]
-        if layer.op in OPERATORS:
-            value = graph.call_function(OPERATORS[layer.op], tuple(inputs))
-        elif layer.op == "global_pool":
-            value = graph.call_method("mean", (inputs[0], (2, 3)), {"keepdim": True})
-        elif layer.op in MODULES:
-            value = call(layer.name, MODULES[layer.op](), inputs[0])
+        if layer.op in MODULES:
+            value = call(layer.name, MODULES[layer.op](layer), inputs[0])
+        elif layer.op in FUNCTIONS:
+            traced: Any = FUNCTIONS[layer.op](layer, *(fx.Proxy(node, tracer) for node in inputs))
+            value = traced.node
         elif layer.op == "linear":
             value = call(layer.name, _linear(net, layer), graph.call_method("flatten", (inputs[0], 1)))
         else:

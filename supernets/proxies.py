@@ -29,11 +29,12 @@ from supernets.batches import seed_of
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.elastic import ElasticBatchNorm2d
 from supernets.errors import SupernetError
-from supernets.supernet import Supernet
+from supernets.supernet import FUNCTIONS, Supernet
 from supernets.threads import torch_threads
 
 # Keeps the logarithm and the inverse of an eigenvalue finite, as in the paper.
 EIGENVALUE_FLOOR = 1e-5
+UNCLIPPED = FUNCTIONS | {"relu6": FUNCTIONS["relu"]}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,17 +81,22 @@ def snip(candidate: Candidate) -> float:
 def synflow(candidate: Candidate) -> float:
     """log of the sum of w * dR/dw, where R, the synaptic flow, is the sum of the outputs for an image of ones through the
     absolute values of the weights (Tanaka et al., "Pruning neural networks without any data by iteratively conserving
-    synaptic flow", NeurIPS 2020). It looks at no image, and passes batch norm by, which would undo what it sums up.
+    synaptic flow", NeurIPS 2020). It looks at no image, and passes batch norm by, which would undo what it sums up. So would
+    the softmax of attention: queries of zero weigh all pixels alike.
 
-    In double precision, as the flow grows 10-50 times with each layer. The logarithm keeps the order.
+    In double precision, as the flow grows 10-50 times with each layer; a clip at 6 would end it and is left out. The
+    logarithm keeps the order.
     """
     positive = replace(candidate, net=copy.deepcopy(candidate.net).double())
     weights = positive.weights
     with torch.no_grad():
         for weight in weights:
             weight.abs_()
+        for layer in network(positive.net.space, positive.arch):
+            if layer.op == "attention":
+                positive.net.get_parameter(f"{layer.inputs[0]}.weight").zero_()
     ones_BCHW = torch.ones_like(candidate.images_BCHW[:1], dtype=torch.float64)
-    flow = positive.net.run(ones_BCHW, positive.arch, lambda name, norm, y_BCHW: y_BCHW).sum()
+    flow = positive.net.run(ones_BCHW, positive.arch, lambda name, norm, y_BCHW: y_BCHW, UNCLIPPED).sum()
     gradients = torch.autograd.grad(flow, weights)
     return math.log(sum(float((w.detach() * g).sum()) for w, g in zip(weights, gradients, strict=True)))
 
@@ -177,13 +183,13 @@ def proxy_scores(
 
 def untrained(space: Space, arch: Arch, images_BCHW: Tensor, labels_B: Tensor, seed: int) -> Candidate:
     """The architecture with weights of its own, drawn as a training of nothing else would draw them."""
-    alone = _only(space, arch)
+    alone = only(space, arch)
     net, same = Supernet(alone, seed_of(seed, 4, int(arch.id, 16))), alone.largest()
     x_BCHW = resize(images_BCHW.float(), resolution(arch))
     return Candidate(net, same, x_BCHW, labels_B)
 
 
-def _only(space: Space, arch: Arch) -> Space:
+def only(space: Space, arch: Arch) -> Space:
     """The space of this one network: each choice has one value, and inactive ones have any."""
     values = arch.values
     choices = (Choice(choice.name, (values.get(choice.name, choice.values[0]),)) for choice in space.choices)

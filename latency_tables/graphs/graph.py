@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, network_model, tensor
+from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, network_model, tensor
 from latency_tables.graphs.quantise import quantised_model
 from latency_tables.graphs.weights import Weights, layer_weights
 from search_spaces import Arch, Layer, Space, network
@@ -44,6 +44,7 @@ def build_model(
         graph.initializer.extend(
             tensor(name, array.astype(kind, copy=False)) for name, array in zip(names, tensors.values(), strict=True)
         )
+        names += add_constants(graph, layer, kind)
         output = OUTPUT if layer is layers[-1] else layer.name
         graph.node.extend(NODES[layer.op](layer, layer.inputs, names, output))
     return model

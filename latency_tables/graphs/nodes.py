@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs
 
 from latency_tables.errors import LatencyError
 from search_spaces import NETWORK_INPUT, Layer
@@ -24,6 +24,7 @@ ELEMENTS = {
     np.dtype(np.uint8): TensorProto.UINT8,
     np.dtype(np.int8): TensorProto.INT8,
     np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
 }
 
 
@@ -81,6 +82,15 @@ def tensor(name: str, array: NDArray[Any]) -> TensorProto:
     return TensorProto(name=name, dims=array.shape, data_type=ELEMENTS[array.dtype], raw_data=raw)
 
 
+def add_constants(graph: GraphProto, layer: Layer, kind: type[np.floating[Any]] = np.float32) -> list[str]:
+    """Put what a layer's nodes read beside activations and weights into the graph, fractions as `kind`; its names."""
+    found = CONSTANTS[layer.op](layer) if layer.op in CONSTANTS else {}
+    for name, array in found.items():
+        typed = array.astype(kind) if array.dtype.kind == "f" else array
+        graph.initializer.append(tensor(f"{layer.name}.{name}", typed))
+    return [f"{layer.name}.{name}" for name in found]
+
+
 def _value(name: str, shape: tuple[int | None, ...], kind: type[np.floating[Any]]) -> ValueInfoProto:
     value = ValueInfoProto(name=name, type=TypeProto())
     value.type.tensor_type.elem_type = ELEMENTS[np.dtype(kind)]
@@ -106,7 +116,7 @@ def node(op: str, inputs: Sequence[str], output: str, **attributes: int | float 
 
 
 Maker = Callable[[Layer, Sequence[str], Sequence[str], str], list[NodeProto]]
-"""Nodes of a layer that reads these activations and these weights and puts out this name."""
+"""Nodes of a layer that reads these activations, these weights and constants, and puts out this name."""
 
 
 def _conv(layer: Layer, inputs: Sequence[str], tensors: Sequence[str], output: str) -> list[NodeProto]:
@@ -129,18 +139,73 @@ def _linear(layer: Layer, inputs: Sequence[str], tensors: Sequence[str], output:
     return [node("Flatten", inputs, flat, axis=1), node("Gemm", [flat, *tensors], output, transB=1)]
 
 
+def _attention(layer: Layer, inputs: Sequence[str], tensors: Sequence[str], output: str) -> list[NodeProto]:
+    """Softmax over the keys, from operators that every runtime has. ONNX Runtime took 1.08-1.25 times as long with the
+    MultiHeadAttention of its own, 1.00-1.03 with opset 23's Attention (four in a row, 16-256 pixels, 4-8 heads)."""
+    split, factor, joined = tensors
+    parts = ("queries", "keys", "values", "queries_t", "values_t", "scaled", "scores", "shares", "mixed", "mixed_t")
+    queries, keys, values, queries_t, values_t, scaled, scores, shares, mixed, mixed_t = (
+        f"{layer.name}.{part}" for part in parts
+    )
+    swapped = [0, 1, 3, 2]
+    return [
+        *(node("Reshape", [read, split], made) for read, made in zip(inputs, (queries, keys, values), strict=True)),
+        node("Transpose", [queries], queries_t, perm=swapped),
+        node("Mul", [queries_t, factor], scaled),
+        node("MatMul", [scaled, keys], scores),
+        node("Softmax", [scores], shares, axis=-1),
+        node("Transpose", [values], values_t, perm=swapped),
+        node("MatMul", [shares, values_t], mixed),
+        node("Transpose", [mixed], mixed_t, perm=swapped),
+        node("Reshape", [mixed_t, joined], output),
+    ]
+
+
+def _attention_constants(layer: Layer) -> dict[str, NDArray[Any]]:
+    """Channels as heads and pixels as tokens, there and back; and what keeps scores of long queries from growing."""
+    per_head = layer.in_shape[0] // layer.groups
+    return {
+        "split": np.array([0, layer.groups, per_head, layer.pixels], dtype=np.int64),
+        "factor": np.array(per_head**-0.5),
+        "joined": np.array([0, *layer.out_shape], dtype=np.int64),
+    }
+
+
 def _plain(op: str, **attributes: float) -> Maker:
     """An operation without weights: one node that reads what the layer reads."""
     return lambda layer, inputs, tensors, output: [node(op, inputs, output, **attributes)]
 
 
+def _max_pool(layer: Layer, inputs: Sequence[str], tensors: Sequence[str], output: str) -> list[NodeProto]:
+    kernel, pad, stride = layer.kernel, layer.kernel // 2, layer.stride
+    return [node("MaxPool", inputs, output, kernel_shape=[kernel] * 2, pads=[pad] * 4, strides=[stride] * 2)]
+
+
+def _avg_pool(layer: Layer, inputs: Sequence[str], tensors: Sequence[str], output: str) -> list[NodeProto]:
+    kernel, stride = layer.kernel, layer.stride
+    return [node("AveragePool", inputs, output, kernel_shape=[kernel] * 2, strides=[stride] * 2, ceil_mode=1)]
+
+
+def _relu6(layer: Layer, inputs: Sequence[str], tensors: Sequence[str], output: str) -> list[NodeProto]:
+    return [node("Clip", [*inputs, *tensors], output)]
+
+
 NODES: dict[str, Maker] = {
     "conv": _conv,
     "linear": _linear,
+    "attention": _attention,
     "global_pool": _plain("GlobalAveragePool"),
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
     "add": _plain("Add"),
     "mul": _plain("Mul"),
     "relu": _plain("Relu"),
+    "relu6": _relu6,
     "hswish": _plain("HardSwish"),
     "hsigmoid": _plain("HardSigmoid", alpha=1 / 6, beta=0.5),
+}
+# What the nodes of a layer read beside activations and weights, by name.
+CONSTANTS: dict[str, Callable[[Layer], dict[str, NDArray[Any]]]] = {
+    "attention": _attention_constants,
+    "relu6": lambda layer: {"low": np.array(0.0), "high": np.array(6.0)},
 }

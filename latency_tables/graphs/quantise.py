@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, network_model, node, tensor
+from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, network_model, node, tensor
 from latency_tables.graphs.weights import F32, Weights, layer_weights
 from search_spaces import Layer
 
@@ -24,8 +24,9 @@ Ranges = Mapping[str, tuple[float, float]]
 
 LEVELS, WEIGHT_LEVELS = 255, 127
 DEFAULT_RANGE = (-4.0, 4.0)
+CLIPS = ("relu", "relu6")
 # What drawn weights give, and what an operation cannot exceed. Times do not depend on the ranges.
-DEFAULT_RANGES = {"relu": (0.0, 6.0), "hswish": (-0.375, 6.0), "hsigmoid": (0.0, 1.0)}
+DEFAULT_RANGES = {"relu": (0.0, 6.0), "relu6": (0.0, 6.0), "hswish": (-0.375, 6.0), "hsigmoid": (0.0, 1.0)}
 
 
 def quantised_model(
@@ -47,9 +48,10 @@ def quantised_model(
     model = network_model(layers, batch, opset, ir_version, metadata)
     graph = model.graph
     scales = {INPUT: _activation(graph, INPUT, INPUT, _range(INPUT, "", ranges))}
-    fused = _fused_with_relu(layers)
+    fused = _fused_with_clip(layers)
     for index, layer in enumerate(layers):
         names = _add_weights(graph, layer, layer_weights(layer, weights, seed + index + 1), scales)
+        names += add_constants(graph, layer)
         inputs = [name if name in fused else f"{name}.dq" for name in layer.inputs]
         made = NODES[layer.op](layer, inputs, names, layer.name)
         if layer.op == "linear":
@@ -62,19 +64,27 @@ def quantised_model(
         graph.node.extend(made)
         if layer.name not in fused:
             output = OUTPUT if layer is layers[-1] else None
-            scales[layer.name] = _activation(
-                graph, layer.name, layer.name, _range(layer.name, layer.op, ranges), output
-            )
+            bounds = _range(*_ranged(layer, layers), ranges)
+            scales[layer.name] = _activation(graph, layer.name, layer.name, bounds, output)
     return model
 
 
-def _fused_with_relu(layers: Sequence[Layer]) -> set[str]:
-    """Layers that a ReLU alone reads: the runtime makes it part of them by clipping at the zero point."""
+def _ranged(layer: Layer, layers: Sequence[Layer]) -> tuple[str, str]:
+    """Name and operation of the layer whose range it has: a largest pixel keeps the integer it had, or no integer kernel
+    is taken."""
+    if layer.op != "max_pool":
+        return layer.name, layer.op
+    read = layer.inputs[0]
+    return read, next((each.op for each in layers if each.name == read), "")
+
+
+def _fused_with_clip(layers: Sequence[Layer]) -> set[str]:
+    """Convolutions that a clip alone reads: the runtime makes it part of them, which clip at the ends of their range."""
     readers = Counter(name for layer in layers for name in layer.inputs)
     return {
         before.name
         for before, layer in pairwise(layers)
-        if layer.op == "relu" and layer.inputs == (before.name,) and readers[before.name] == 1 and before.op == "conv"
+        if layer.op in CLIPS and layer.inputs == (before.name,) and readers[before.name] == 1 and before.op == "conv"
     }
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,6 +95,7 @@ def main() -> None:
     Each graph gets a process forked from this one. Without, memory that earlier graphs freed served later ones: peaks were
     0.96-1.47 of those in fresh processes; forked, 1.00-1.03, at 1.2 times the time (10 networks of `mobilenet_v3`).
     """
+    import_module("onnxruntime")  # once, and not in every process
     source = sys.stdin.buffer
     header = json.loads(source.readline())
     device = Device.from_json(header["device"])

@@ -1,4 +1,8 @@
-"""ONNX Runtime sessions of one device: opened from bytes, fed with drawn inputs, run once a call."""
+"""ONNX Runtime sessions of one device: opened from bytes, fed with drawn inputs, run once a call.
+
+The runtime is imported when the first session is made: whoever describes devices and reads tables does without, and without
+20 MB.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime_state
 
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Run = Callable[[], float]
 """One inference; its wall time in microseconds."""
@@ -62,27 +68,18 @@ class Loaded:
         try:
             found: list[Array] = self.session.run(self.outputs, feeds)
             return found
-        except RUNTIME_ERRORS as error:
+        except runtime_errors() as error:
             raise LatencyError(f"graph {self.graph.key!r} does not run: {one_line(error)}") from error
 
 
 Opener = Callable[[Graph, Device], Run]
 
-# Every exception that the runtime raises; they have no base of their own.
-RUNTIME_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    *(
-        kind
-        for kind in vars(runtime_state).values()
-        if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__ == runtime_state.__name__
-    ),
-)
-
+# Of `onnxruntime.GraphOptimizationLevel`.
 OPTIMIZATIONS = {
-    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "disabled": "ORT_DISABLE_ALL",
 }
 
 
@@ -118,6 +115,15 @@ NO_FOLDER = os.path.join(os.devnull, "external-data-is-refused")  # noqa: PTH118
 EXTERNAL_DATA = "it keeps weights in other files, which are not read; save it as one file"
 
 
+@cache
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Every exception that the runtime raises; they have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (RuntimeError, *(kind for kind in kinds if kind.__module__ == state.__name__))
+
+
 def canary_device(device: Device) -> Device:
     """How the canary runs beside the graphs of a device: on the same provider and threads, one image in fp32."""
     return replace(device, batch=1, precision="fp32")
@@ -137,7 +143,7 @@ def open_session(graph: Graph, device: Device, *, first_run: bool = True) -> Run
             start = clock()
             run(outputs, feeds)
             return (clock() - start) / 1e3
-        except RUNTIME_ERRORS as error:
+        except runtime_errors() as error:
             raise LatencyError(f"graph {graph.key!r} does not run: {one_line(error)}") from error
 
     if first_run:
@@ -147,6 +153,8 @@ def open_session(graph: Graph, device: Device, *, first_run: bool = True) -> Run
 
 def load_graph(graph: Graph, device: Device) -> Loaded:
     """A session as the device asks, with drawn inputs; `LatencyError` names graph and reason."""
+    import onnxruntime
+
     if device.provider not in onnxruntime.get_available_providers():
         have = ", ".join(onnxruntime.get_available_providers())
         raise LatencyError(f"device {device.name}: this onnxruntime has no provider {device.provider}; it has {have}")
@@ -157,7 +165,7 @@ def load_graph(graph: Graph, device: Device) -> Loaded:
         session = onnxruntime.InferenceSession(
             graph.model, options, providers=[(device.provider, dict(device.provider_options))]
         )
-    except RUNTIME_ERRORS as error:
+    except runtime_errors() as error:
         reason = EXTERNAL_DATA if "External data" in str(error) else one_line(error)
         raise LatencyError(f"graph {graph.key!r} does not load: {reason}") from error
     if session.get_providers()[0] != device.provider:
@@ -167,11 +175,15 @@ def load_graph(graph: Graph, device: Device) -> Loaded:
 
 
 def session_options(device: Device) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = OPTIMIZATIONS[device.graph_optimization]
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, OPTIMIZATIONS[device.graph_optimization]
+    )
     options.enable_profiling = False
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "0" if SPINNING else "1")

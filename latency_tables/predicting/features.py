@@ -23,17 +23,19 @@ TILE_CHANNELS, TILE_PIXELS = 16, 8
 
 
 def layer_class(layer: Layer) -> str:
-    """The operation, convolutions told apart by how they use a processor."""
+    """The operation; convolutions told apart by how they use a processor, others taken together where it works alike."""
     if layer.op != "conv":
-        return layer.op
+        return ALIKE.get(layer.op, layer.op)
     if layer.groups > 1:
         return "depthwise"
     return "pointwise" if layer.kernel == 1 else "dense"
 
 
 CONVOLUTIONS = ("dense", "pointwise", "depthwise")
-WITH_WEIGHTS = (*CONVOLUTIONS, "linear")
-CLASSES = (*WITH_WEIGHTS, "global_pool", "add", "mul", "relu", "hswish", "hsigmoid")
+WITH_MACS = (*CONVOLUTIONS, "linear", "attention")
+CLASSES = (*WITH_MACS, "global_pool", "add", "mul", "relu", "hswish", "hsigmoid", "window_pool")
+# A clip at 6 costs no more than one at 0, and both become part of the convolution before them.
+ALIKE = {"relu6": "relu", "max_pool": "window_pool", "avg_pool": "window_pool"}
 
 
 def _of(kind: str, number: Callable[[Layer], float]) -> Callable[[Layer], float]:
@@ -67,7 +69,7 @@ def _up(extent: int, step: int) -> int:
 # predictor and of ridge: 2.38; 2.87% with all, 2.45; 4.79 without rows and tiles, 2.39; 4.77 without bytes. The first
 # needs features less, for it learns what layers of one shape cost.
 FEATURES: dict[str, Callable[[Layer], float]] = {
-    **{f"macs.{kind}": _of(kind, _macs) for kind in WITH_WEIGHTS},
+    **{f"macs.{kind}": _of(kind, _macs) for kind in WITH_MACS},
     **{f"rows.{kind}": _of(kind, _rows) for kind in CONVOLUTIONS},
     **{f"tiles.{kind}": _of(kind, _tiles) for kind in CONVOLUTIONS},
     "traffic_bytes": lambda layer: layer.traffic_bytes,

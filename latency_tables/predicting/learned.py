@@ -58,6 +58,8 @@ class LearnedPredictor:
     kind: str
     model: Model
     conformal: Conformal
+    features: tuple[str, ...] = tuple(FEATURES)
+    """What it was fitted to: those that were known then, in the order of `FEATURES`."""
 
     @staticmethod
     def fit(space: Space, codes: Codes, latency_ms: F64, kind: str) -> LearnedPredictor:
@@ -67,7 +69,10 @@ class LearnedPredictor:
 
     def predict(self, codes: Codes) -> F64:
         chunks = [codes[start : start + CHUNK] for start in range(0, len(codes), CHUNK)]
-        found = [self.model.predict(network_features(self.space, chunk)) for chunk in chunks]
+        columns = [name in self.features for name in FEATURES]
+        # Row by row in memory, as selecting columns does not leave them: sums then do not depend on the rows beside.
+        features = (np.ascontiguousarray(network_features(self.space, chunk)[:, columns]) for chunk in chunks)
+        found = [self.model.predict(each) for each in features]
         predicted: F64 = np.maximum(np.concatenate([np.zeros(0), *found]), FLOOR_MS)
         return predicted
 
@@ -85,7 +90,7 @@ class LearnedPredictor:
             "format": PREDICTOR_FORMAT,
             "kind": self.kind,
             "space": self.space.to_json(),
-            "feature_names": list(FEATURES),
+            "feature_names": list(self.features),
             "model": self.model.to_json(),
             "scores": self.conformal.scores.tolist(),
         }
@@ -93,18 +98,21 @@ class LearnedPredictor:
     @staticmethod
     def from_json(document: dict[str, Json]) -> LearnedPredictor:
         """Read what `to_json` wrote; `LatencyError` names the field that is wrong."""
-        if (names := field(document, "feature_names")) != list(FEATURES):
+        names = field(document, "feature_names")
+        if not isinstance(names, list) or names != [name for name in FEATURES if name in names] or not names:
             raise LatencyError(
-                f"feature_names: wanted {', '.join(FEATURES)}; found {names!r:.60}; fit the predictor anew"
+                f"feature_names: wanted {', '.join(FEATURES)}, or some of them in this order; found {names!r:.60}; "
+                "fit the predictor anew"
             )
         model = field(document, "model")
         if not isinstance(model, dict):
             raise LatencyError(f"model: wanted an object, found {type(model).__name__}")
         try:
-            found = MODELS[document["kind"]].from_json(model, len(FEATURES))
+            found = MODELS[document["kind"]].from_json(model, len(names))
         except LatencyError as error:
             raise LatencyError(f"model: {error}") from error
-        return LearnedPredictor(space_of(document), document["kind"], found, Conformal.from_json(document))
+        conformal = Conformal.from_json(document)
+        return LearnedPredictor(space_of(document), document["kind"], found, conformal, tuple(names))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         write_document(path, self.to_json())

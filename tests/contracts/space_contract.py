@@ -95,6 +95,8 @@ def expected_shape(layer: Layer) -> tuple[int, int, int]:
     if layer.op == "linear":
         assert (height, width) == (1, 1)
         return (layer.out_shape[0], 1, 1)
+    if layer.op in ("max_pool", "avg_pool"):
+        return (channels, -(-height // layer.stride), -(-width // layer.stride))
     return (channels, 1, 1) if layer.op == "global_pool" else layer.in_shape
 
 

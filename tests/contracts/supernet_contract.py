@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from latency_tables.graphs.graph import build_model, profiling_model
@@ -39,8 +40,47 @@ SMALL = {
         "expands": [3, 6],
         "depths": [1, 2],
     },
+    "proxyless": {
+        "resolutions": [12, 16],
+        "num_classes": 5,
+        "stem": "small",
+        "width": 0.25,
+        "kernels": [3, 5],
+        "expands": [3, 6],
+        "depths": [1, 2],
+    },
+    "resnet50": {
+        "resolutions": [12, 16],
+        "num_classes": 5,
+        "stem": "small",
+        "base_depths": [1, 1, 1, 1],
+        "depths": [0, 1],
+        "widths": [0.1, 0.15],
+        "expands": [0.25, 0.5],
+    },
+    "hybrid": {
+        "resolutions": [12, 16],
+        "num_classes": 5,
+        "channels": [16, 32],
+        "attention_stages": 1,
+        "widths": [0.5, 1.0],
+        "depths": [1, 2],
+        "expands": [1, 2],
+        "heads": [1, 2],
+        "head_channels": 8,
+    },
 }
-PLAIN = {nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Hardswish, nn.Hardsigmoid}
+PLAIN = {
+    nn.Conv2d,
+    nn.BatchNorm2d,
+    nn.Linear,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+}
 
 
 def small_space(family: str, **changes) -> Space:
@@ -158,7 +198,8 @@ def check_cost(net: Supernet, arch: Arch) -> None:
     """What the space says that an architecture costs is what its module costs."""
     extracted, cost = extract(net, arch), arch_cost(net.space, arch)
     assert sum(parameter.numel() for parameter in extracted.parameters()) == cost.params
-    with FlopCounterMode(display=False) as counter:
+    # Torch counts no operations in its fused attention.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         logits(extracted, images(net.space, arch, batch=1))
     assert counter.get_total_flops() == 2 * cost.macs
 

@@ -43,11 +43,11 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(ran.stdout.splitlines()[-1]))
 
 
-def test_importing_the_package_loads_nothing_heavy_and_not_even_onnx():
+def test_importing_the_package_loads_nothing_heavy_and_not_even_onnx_or_its_runtime():
     everything = "\n".join(f"import latency_tables.{module}" for module in MODULES if module not in NEED_BUILDERS)
     loaded = loaded_by(f"import latency_tables\n{everything}")
-    assert "onnxruntime" in loaded
-    assert not loaded & {*HEAVY, "onnx"}
+    assert "numpy" in loaded
+    assert not loaded & {*HEAVY, "onnx", "onnxruntime"}
 
 
 def test_building_graphs_loads_onnx_and_nothing_heavier():

@@ -12,8 +12,9 @@ import pytest
 from latency_tables import BusyError, Device, LatencyError, Protocol, TableError, exclusive, load, plan, profile
 from latency_tables.device import fingerprint
 from latency_tables.graphs.graph import profiling_model
-from latency_tables.measuring.energy import Energy
+from latency_tables.measuring.energy import Energy, measure_energy
 from latency_tables.measuring.footprint import Footprint
+from latency_tables.measuring.machine import Here
 from search_spaces import arch_cost, define_space
 from tests.latency_tables.fakes import FakeMachine, tiny_space
 
@@ -36,12 +37,24 @@ def times_us(space, archs):
     return {arch.id: 10 + arch_cost(space, arch).macs / 1e4 for arch in archs}
 
 
-def fake_profile(path, n=10, space=SPACE, device=DEVICE, seed=0, machine=None, **arguments):
+def fake_profile(
+    path, n=10, space=SPACE, device=DEVICE, seed=0, machine=None, lock_timeout_s=60.0, meter=None, **arguments
+):
     """Profile on a fake machine; its clock is the real one, so CPU shares are those of the test."""
     machine = machine or FakeMachine(times_us(space, plan(space, n, seed)))
     arguments = {"protocol": Protocol(warm_up_s=0.05, preempted=1e6, stolen=1e6), **arguments}
+    here = Here(lock_timeout_s, machine.open)
+    gauge = None if meter is None else lambda graph, device: measure_energy(machine.open(graph, device), meter)
     return profile(
-        space, device, path=path, build=lambda arch: b"", n_networks=n, seed=seed, open_graph=machine.open, **arguments
+        space,
+        device,
+        path=path,
+        build=lambda arch: b"",
+        n_networks=n,
+        seed=seed,
+        machine=here,
+        gauge=gauge,
+        **arguments,
     )
 
 

@@ -16,7 +16,10 @@ from search_spaces import Layer, define_space, network
 from tests.latency_tables.fakes import tiny_space
 
 MOBILE = define_space("mobilenet_v3", stem="small", resolutions=[32], width=0.5, depths=[1, 2], num_classes=10)
-SPACES = {"tiny": tiny_space(resolutions=[16]), "mobilenet_v3": MOBILE}
+PROXYLESS = define_space("proxyless", stem="small", resolutions=[32], width=0.5, depths=[1, 2], num_classes=10)
+LITTLE = {"base_depths": [1, 1, 1, 1], "depths": [0, 1], "widths": [0.1, 0.15], "expands": [0.25, 0.5]}
+RESNET = define_space("resnet50", resolutions=[30], num_classes=10, **LITTLE)
+SPACES = {"tiny": tiny_space(resolutions=[16]), "mobilenet_v3": MOBILE, "proxyless": PROXYLESS, "resnet50": RESNET}
 DEVICE = Device("here", batch=4)
 
 
@@ -68,6 +71,9 @@ def test_the_runtime_turns_every_convolution_into_one_of_integers(name, tmp_path
     assert found["QGemm"] == wanted["linear"]
     assert found["QLinearAdd"] == wanted["add"]
     assert found["QLinearMul"] == wanted["mul"]
+    assert found["QLinearAveragePool"] == wanted["avg_pool"]
+    assert found["NhwcMaxPool"] == wanted["max_pool"]
+    assert not found["Clip"]
     assert found["QLinearGlobalAveragePool"] == wanted["global_pool"]
     assert found["Conv"] == found["Gemm"] == found["Relu"] == 0
 

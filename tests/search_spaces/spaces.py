@@ -34,13 +34,22 @@ def enumerable(name: str) -> Space:
 
 
 def families() -> dict[str, Space]:
-    """Spaces of both families, the defaults and some that are far from them."""
+    """Spaces of several families, the defaults and some that are far from them."""
     return {
         "tiny": define_space("tiny"),
         "tiny, grey and deep": define_space("tiny", in_channels=1, depths=[1, 2, 4], num_classes=3, strides=[1, 2, 2]),
         "mobilenet_v3": define_space("mobilenet_v3"),
         "mobilenet_v3, small stem": define_space(
             "mobilenet_v3", stem="small", resolutions=[24, 28, 32], width=0.5, depths=[1, 2], num_classes=10
+        ),
+        "proxyless, small stem": define_space(
+            "proxyless", stem="small", resolutions=[24, 28, 32], width=0.5, depths=[1, 2], num_classes=10
+        ),
+        "resnet50, small stem": define_space(
+            "resnet50", stem="small", resolutions=[25, 32], widths=[0.5, 1.0], base_depths=[1, 3, 1, 2]
+        ),
+        "hybrid, with blocks that do not attend": define_space(
+            "hybrid", in_channels=1, stem=[1, 2], channels=[32, 48], widths=[0.5, 1.0], depths=[1, 3], heads=[0, 1, 3]
         ),
     }
 

@@ -30,7 +30,9 @@ def test_a_classifier_counts_its_bias():
     assert layer.params == 650
 
 
-@pytest.mark.parametrize("op", ["global_pool", "add", "mul", "relu", "hswish", "hsigmoid"])
+@pytest.mark.parametrize(
+    "op", ["global_pool", "max_pool", "avg_pool", "add", "mul", "relu", "relu6", "hswish", "hsigmoid"]
+)
 def test_an_operation_without_weights_costs_no_macs(op):
     layer = Layer("x", op, ("a",), (8, 4, 4), (8, 4, 4))
     assert (layer.weight_shape, layer.weights, layer.macs, layer.params) == ((), 0, 0, 0)
@@ -48,6 +50,22 @@ def test_convolutions_pad_by_half_a_kernel(kernel, stride, size):
     stack = Stack("s", (8, 7, 7))
     stack.conv("c", 16, kernel=kernel, stride=stride)
     assert stack.shape == (16, size, size)
+
+
+@pytest.mark.parametrize(("op", "kernel"), [("max_pool", 3), ("avg_pool", 2)])
+@pytest.mark.parametrize(("size", "pooled"), [(7, 4), (8, 4), (1, 1)])
+def test_windows_that_do_not_fit_are_cut_off(op, kernel, size, pooled):
+    stack = Stack("s", (8, size, size))
+    stack.window_pool("p", op, kernel, stride=2)
+    assert stack.shape == (8, pooled, pooled)
+
+
+def test_a_stack_gives_its_epsilon_to_what_is_normalised():
+    stack = Stack("s", (8, 4, 4), norm_eps=1e-3)
+    stack.conv("a", 8)
+    stack.conv("b", 8, norm=False)
+    stack.unary("c", "relu")
+    assert [layer.norm_eps for layer in stack.layers] == [1e-3, 1e-5, 1e-5]
 
 
 def test_a_stack_reads_the_layer_before_or_the_one_named():

@@ -11,7 +11,7 @@ from search_spaces.settings import make_divisible
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
-        ("tyni", {}, "unknown family 'tyni'; known are tiny, mobilenet_v3"),
+        ("tyni", {}, "unknown family 'tyni'; known are tiny, mobilenet_v3, proxyless, resnet50"),
         ("tiny", {"kernel": [3]}, "family tiny has no setting 'kernel'; did you mean 'kernels'?"),
         ("tiny", {"zzz": 1}, "family tiny has no setting 'zzz'; it has num_classes, in_channels"),
         ("tiny", {"num_classes": 1}, "num_classes must be a whole number from 2 to 1000000, not 1"),
@@ -44,6 +44,17 @@ from search_spaces.settings import make_divisible
         ("mobilenet_v3", {"stem": ["small"]}, r"stem must be one of standard, small, not \['small'\]"),
         ("mobilenet_v3", {"width": 0}, "width must be a number from 0.1 to 4.0, not 0"),
         ("mobilenet_v3", {"expands": [3, 3.1]}, "expands 3 and 3.1 both give 48 channels"),
+        ("proxyless", {"kernels": [2]}, r"kernels must be odd, not \[2\]"),
+        ("proxyless", {"stem": "wide"}, "stem must be one of standard, small, not 'wide'"),
+        ("proxyless", {"expands": [3, 3.1]}, "expands 3 and 3.1 both give 48 channels in stage 1"),
+        ("resnet50", {"depth": [0]}, "family resnet50 has no setting 'depth'; did you mean"),
+        ("resnet50", {"depths": [2, 1]}, "depths must be an ascending list of whole numbers from 0 to 8"),
+        ("resnet50", {"base_depths": [2, 2, 4]}, r"base_depths must give 1 to 64 blocks for each of the 4 stages"),
+        ("resnet50", {"base_depths": [2, 2, 4, 0]}, "base_depths must give 1 to 64 blocks"),
+        ("resnet50", {"base_depths": "2242"}, "base_depths must give 1 to 64 blocks"),
+        ("resnet50", {"stem": {}}, "stem must be one of standard, small, not {}"),
+        ("resnet50", {"widths": [0.65, 0.66]}, "widths 0.65 and 0.66 both give 168 channels in stage 1; drop one"),
+        ("resnet50", {"expands": [0.2, 0.21]}, "expands 0.2 and 0.21 both give 32 channels in stage 1 at width 0.65"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(family, settings, message):

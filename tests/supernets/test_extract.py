@@ -29,6 +29,9 @@ from tests.contracts.supernet_contract import (
 OTHERS = {
     "tiny": {"in_channels": 3, "depths": [1, 3], "strides": [2, 1], "num_classes": 4, "kernels": [3, 7]},
     "mobilenet_v3": {"in_channels": 1, "stem": "standard", "resolutions": [32], "depths": [3], "kernels": [5]},
+    "proxyless": {"in_channels": 1, "stem": "standard", "resolutions": [32], "depths": [3], "kernels": [5]},
+    "resnet50": {"in_channels": 1, "stem": "standard", "resolutions": [42, 52], "base_depths": [1, 2, 1, 2]},
+    "hybrid": {"in_channels": 1, "stem": [1, 2], "channels": [16, 24, 32], "attention_stages": 3, "heads": [0, 3]},
 }
 
 
