@@ -4,7 +4,7 @@ A process of its own asks `nas serve` at times drawn beforehand (a Poisson proce
 and counts from the time that was drawn; one request in ten writes. In turn: on a machine that is otherwise idle; while as
 many processes as there are cores compute at the niceness of jobs; and while a worker searches.
 
-    python benchmarks/api_latency.py --seconds 60
+    python benchmarks/api_latency.py --seconds 60 [--postgres]
 
 All of it stays on this machine. The last line is JSON.
 """
@@ -70,18 +70,18 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8923)
     parser.add_argument("--no-search", action="store_true", help="leave the search out")
-    parser.add_argument("--database", default="", help="URL of a PostgreSQL database in place of SQLite")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own in place of SQLite")
     asked = parser.parse_args()
     found: dict[str, object] = {"cores": len(os.sched_getaffinity(0)), "seconds": asked.seconds}
     with tempfile.TemporaryDirectory(prefix="nas-load-") as folder:
-        with served(Path(folder) / "idle", asked.port, 0, asked.database) as (url, token):
+        with database(asked.postgres) as rows, served(Path(folder) / "idle", asked.port, 0, rows) as (url, token):
             ids = prepared(url, token)
             measured(url, token, ids, asked.rate, 3.0)  # caches, first connections
             found["idle"] = told("idle", measured(url, token, ids, asked.rate, asked.seconds))
             with busy():
                 found["busy"] = told("busy", measured(url, token, ids, asked.rate / 2, asked.seconds))
         if not asked.no_search:
-            with served(Path(folder) / "search", asked.port, 1, "") as (url, token):
+            with database(asked.postgres) as rows, served(Path(folder) / "search", asked.port, 1, rows) as (url, token):
                 ids = prepared(url, token, 20, cancel=True)
                 with searching(url, token):
                     found["search"] = told("search", measured(url, token, ids, asked.rate / 2, asked.seconds))
@@ -185,6 +185,18 @@ class Load:
                 return reader, writer
             writer.close()
         return await asyncio.open_connection(self._host, self._port)
+
+
+@contextmanager
+def database(is_postgres: bool) -> Iterator[str]:
+    """The URL of an empty one; empty where it is the service's own file."""
+    if not is_postgres:
+        yield ""
+        return
+    from service_stores import postgres, url_of
+
+    with postgres() as server:
+        yield url_of(server)
 
 
 @contextmanager

@@ -39,8 +39,8 @@ from nas.agent.models import Models
 from nas.agent.spool import Spool, Work
 from nas.agent.transport import Http
 from nas.agent.wire import About, GraphRef
+from nas.database import Database
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.farm import Farm
 from nas.service.jobs import JobStore, Submission
 from nas.service.leases import Lease

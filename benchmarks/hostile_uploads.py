@@ -26,9 +26,9 @@ from pathlib import Path
 from hostile_files import CHANGES, SLOW_TRICKS, SOUND, TRICKS, Rng
 from ratio import print_result
 
+from nas.database import Database, insert
 from nas.errors import JobError
 from nas.service.blobs import Blobs
-from nas.service.database import Database, insert
 from nas.service.errors import ServiceError
 from nas.service.refusal import UploadRefused
 from nas.service.schema import users

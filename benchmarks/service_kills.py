@@ -1,11 +1,13 @@
 """Random kill -9 of everything that a service runs, while it does small jobs; then nothing may be lost, double or different.
 
     python benchmarks/service_kills.py --jobs 200 --kills 1000
+    python benchmarks/service_kills.py --jobs 12 --kills 30 --postgres --s3
 
-Server, workers, keepers, steps, an agent and Ray die while a job runs, at random moments; `nas serve` and `nas agent` are
-started again as systemd would. Every kind of search has first been run without kills, and its evaluations are then deleted, so
-that they are made again. A job that has been tried three times in a row without progress is let alone until it has some, as a
-fourth fault would end it. Prints JSON last.
+Server, workers, keepers, steps, an agent and Ray die while a job runs, at random moments; `nas serve`, `nas worker` and
+`nas agent` are started again as systemd would. Every kind of search has first been run without kills, and its evaluations are
+then deleted, so that they are made again. A job that has been tried three times in a row without progress is let alone until it
+has some, as a fourth fault would end it. With `--s3`, the workers have folders of their own, as on other machines. Prints JSON
+last.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +42,32 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.5, help="Mean seconds from one look to the next.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ray", action="store_true", help="Searches of two evaluators, on Ray.")
+    parser.add_argument("--postgres", action="store_true", help="On a PostgreSQL of its own in place of SQLite.")
+    parser.add_argument("--s3", action="store_true", help="With its files in S3; needs --postgres.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=7200.0, help="Seconds that all of it may take.")
     parser.add_argument("--out", type=Path, help="Folder of the service, which is kept.")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        found = run(asked.out or Path(scratch), asked)
+    if asked.s3 and not asked.postgres:
+        parser.error("--s3 has workers that share no folder, and so no SQLite: give --postgres too")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        environment = {"NAS_EVALUATORS": "2"} if asked.ray else {}
+        database = ""
+        if asked.postgres:
+            from service_stores import bucket, postgres, url_of
+
+            database = url_of(stack.enter_context(postgres()))
+            environment |= stack.enter_context(bucket()) if asked.s3 else {}
+        rig = Rig(
+            asked.out or scratch, workers=asked.workers, apart=asked.s3, database=database, environment=environment
+        )
+        found = run(rig, asked)
     print(json.dumps(found))
     raise SystemExit(0 if found["ok"] else 1)
 
 
-def run(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    rig = Rig(folder, workers=asked.workers, environment={"NAS_EVALUATORS": "2"} if asked.ray else {})
+def run(rig: Rig, asked: argparse.Namespace) -> dict[str, Any]:
     rig.start()
     rig.start_agent()
     try:
@@ -68,6 +85,7 @@ def run(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             while (len(ids) < asked.jobs or killer.is_alive()) and time.monotonic() < end:
                 if rig.rows("SELECT count(*) FROM jobs WHERE finished_s IS NULL")[0][0] < AHEAD:
                     ids.append(client.submit(spec_of(base, len(ids)), key=f"job-{len(ids)}")["id"])
+                time.sleep(0.1)
             killer.stop()
             ended = wait_all(client, ids, asked.limit)
             seconds = time.monotonic() - started

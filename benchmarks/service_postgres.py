@@ -11,19 +11,17 @@ import argparse
 import json
 import random
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from service_kills import check, spec_of, uninterrupted
 from service_rig import Rig, wait_all
+from service_stores import postgres, url_of
 
-from tests.nas.searching.postgres import PROGRAMS, serving, unprivileged
+from tests.nas.searching.postgres import PROGRAMS, unprivileged
 
 
 def main() -> None:
@@ -34,21 +32,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=7200.0, help="Seconds that all of it may take.")
     asked = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="pg-") as root,
-        tempfile.TemporaryDirectory() as scratch,
-        serving(Path(root)),
-    ):
+    with postgres() as server, tempfile.TemporaryDirectory() as scratch:
         try:
-            found = run(Path(scratch), Path(root), asked)
+            found = run(Path(scratch), server, asked)
         finally:
-            control(Path(root), "stop")
+            control(server, "stop")
     print(json.dumps(found))
     raise SystemExit(0 if found["ok"] else 1)
 
 
 def run(folder: Path, server: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    rig = Rig(folder, workers=asked.workers, database=f"postgresql+psycopg://trials:secret@/postgres?host={server}")
+    rig = Rig(folder, workers=asked.workers, database=url_of(server))
     rig.start()
     rig.start_agent()
     enough, restarts = threading.Event(), list[float]()

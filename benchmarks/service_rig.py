@@ -58,10 +58,19 @@ VARIANTS: tuple[Mapping[str, Json], ...] = (
 
 
 class Rig:
-    """`start` it; `processes` tells what runs below it, by kind; `halt` and `resume` stop and go on with restarting it."""
+    """`start` it; `processes` tells what runs below it, by kind; `halt` and `resume` stop and go on with restarting it.
+
+    `apart`: its workers are none of the server's, but `nas worker` with folders of their own, as on other machines.
+    """
 
     def __init__(
-        self, folder: Path, *, workers: int = 2, database: str = "", environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        apart: bool = False,
+        database: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.data = folder / "data"
         self.database = database or f"sqlite:///{self.data / 'nas.sqlite'}"
@@ -70,6 +79,7 @@ class Rig:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.workers = workers
+        self.apart = apart
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAS_EVALUATORS": "1", **(environment or {})}
         if database:
             self.environment["NAS_DATABASE"] = database
@@ -81,7 +91,9 @@ class Rig:
     def start(self) -> None:
         self._running.set()
         command = [sys.executable, "-c", MAIN, "serve", "--data", str(self.data), "--port", str(self.port)]
-        self._keep("serve", [*command, "--workers", str(self.workers)])
+        self._keep("serve", [*command, "--workers", "0" if self.apart else str(self.workers)])
+        for name in [f"worker-{n}" for n in range(self.workers)] if self.apart else ():
+            self._keep(name, [sys.executable, "-c", MAIN, "worker", "--data", str(self.data.parent / name)])
         self.wait_ready()
 
     def start_agent(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def run(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 if time.monotonic() - looked >= LOOK_S:
                     looked = time.monotonic()
                     look(rig, looked - started, seen)
+                    tell(seen, jobs)
                 time.sleep(0.2)
             while rig.rows("SELECT count(*) FROM jobs WHERE finished_s IS NULL")[0][0]:
                 time.sleep(0.5)
@@ -87,6 +89,13 @@ def look(rig: Rig, at_s: float, seen: dict[str, list[tuple[float, float, int]]])
             continue
         if pids:
             seen.setdefault(kind, []).append((at_s, memory, files))
+
+
+def tell(seen: dict[str, list[tuple[float, float, int]]], jobs: int) -> None:
+    """Every five minutes or so, to standard error."""
+    if len(seen.get("server", [])) % 60 == 1:
+        told = ", ".join(f"{kind} {rows[-1][1]:.1f} MiB" for kind, rows in seen.items())
+        print(f"{seen['server'][-1][0] / 60:.0f} min, {jobs} jobs: {told}", file=sys.stderr, flush=True)
 
 
 def resident_mib(pid: int) -> float:

@@ -17,6 +17,7 @@ import os
 import secrets
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -139,27 +140,18 @@ class Client:
         path, trouble = f"/v1/jobs/{quote(job_id, safe='')}/events", Patience(self._patience_s)
         while True:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-            try:
-                with self._http.stream(
-                    "GET", path, headers=headers, timeout=httpx.Timeout(30.0, read=STREAM_S)
-                ) as answer:
-                    if answer.status_code == 204:
+            stream = self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(30.0, read=STREAM_S))
+            with self._bearing(trouble), stream as answer:
+                if answer.status_code == 204:
+                    return
+                check(answer)
+                for event in _events(answer.iter_lines()):
+                    trouble.renew()
+                    after = event.seq
+                    yield event
+                    if event.last:
                         return
-                    check(answer)
-                    for event in _events(answer.iter_lines()):
-                        trouble = Patience(self._patience_s)
-                        after = event.seq
-                        yield event
-                        if event.last:
-                            return
-            except httpx.TransportError as error:
-                trouble.wait(self._unreachable(error))
-            except ClientError as error:
-                if error.status not in AGAIN:
-                    raise
-                trouble.wait(error)
-            else:
-                trouble.wait(ClientError(f"{self.url}: the stream of {job_id} ends again and again"))
+                raise ClientError(f"{self.url}: the stream of {job_id} ends again and again")
 
     def wait(self, job_id: str) -> dict[str, Json]:
         """The job, once it has ended."""
@@ -236,19 +228,22 @@ class Client:
         """An answer, asked for again while the service is away or says that it is busy."""
         trouble = Patience(self._patience_s)
         while True:
-            try:
+            with self._bearing(trouble):
                 answer = ask()
                 check(answer)
                 return answer
-            except httpx.TransportError as error:
-                trouble.wait(self._unreachable(error))
-            except ClientError as error:
-                if error.status not in AGAIN:
-                    raise
-                trouble.wait(error)
 
-    def _unreachable(self, error: Exception) -> ClientError:
-        return ClientError(f"{self.url} cannot be reached ({error}); is `nas serve` running?")
+    @contextmanager
+    def _bearing(self, trouble: Patience) -> Iterator[None]:
+        """A pause in place of an error after which the same may be asked again."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            trouble.wait(ClientError(f"{self.url} cannot be reached ({error}); is `nas serve` running?"))
+        except ClientError as error:
+            if error.status not in (0, *AGAIN):
+                raise
+            trouble.wait(error)
 
     def _paged(self, path: str, name: str, query: Mapping[str, Json], limit: int | None) -> Iterator[dict[str, Json]]:
         count, cursor = 0, None
@@ -288,14 +283,11 @@ class Client:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.{wanted[:12]}.part")
         address, trouble = f"/v1/jobs/{quote(job_id, safe='')}/artefacts/{quote(path)}", Patience(self._patience_s)
-        while True:
-            try:
+        whole = False
+        while not whole:
+            with self._bearing(trouble):
                 self._append(address, wanted, part)
-                break
-            except (httpx.TransportError, ClientError) as error:
-                if isinstance(error, ClientError) and error.status not in AGAIN:
-                    raise
-                trouble.wait(self._unreachable(error))
+                whole = True
         if _sha256(part) != wanted:
             part.unlink()
             raise ClientError(f"{path} of {job_id} came damaged; fetch it again")

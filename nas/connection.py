@@ -58,7 +58,12 @@ class Patience:
     """Pauses between attempts that grow, with a chance so that clients do not come back all at once."""
 
     def __init__(self, seconds: float) -> None:
-        self._until_s = time.monotonic() + seconds
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """What troubled before is over."""
+        self._until_s = time.monotonic() + self._seconds
         self._pause_s = 0.1
 
     def wait(self, trouble: Exception) -> None:

@@ -38,6 +38,7 @@ def print_machine(name: str, server: str | None, as_json: bool) -> None:
         "  " + ", ".join(f"{name} {value}" for name, value in found["versions"].items()) + f", {about['onnxruntime']}"
     )
     print("  offers " + ", ".join(each["name"] for each in found["offers"]["devices"]))
+    print("  tells latency" + "".join(f", {need}" for need in found["offers"]["needs"]))
     for reason in found["offers"]["refused"]:
         print(f"  not there: {reason}")
     for each in found["canaries"][-5:]:

@@ -10,12 +10,11 @@ import numpy as np
 
 from latency_tables.device import Device, fingerprint
 from latency_tables.graphs.graph import profiling_model
-from latency_tables.measuring.energy import find_meter
 from latency_tables.measuring.footprint import measure_footprints
 from latency_tables.measuring.machine import Here
 from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.needs import ENERGY, needs_here
 from latency_tables.measuring.peak import add_peak
-from latency_tables.offers import check_device
 from latency_tables.plan import plan
 from latency_tables.predicting.judge import fitted, judge, judge_carried
 from latency_tables.predicting.select import select
@@ -52,7 +51,8 @@ def profile_space(
         raise JobError(
             f"a predictor needs {fewest} networks or more{'' if known else ' (5 with --from)'}, not {effort.networks}"
         )
-    check_device(device)
+    machine = Here(LOCK_TIMEOUT_S)
+    machine.check(device)
     name = f"{device.full_name(fingerprint())}.{space.id}"
     path = folder / f"{name}.table.json"
     predictors = None if not known else known_predictors(space, known)
@@ -68,16 +68,16 @@ def profile_space(
             archs=archs,
             protocol=Protocol(target_precision=effort.precision, budget_s=effort.budget_s),
             progress=lambda at: _show(progress, at),
-            lock_timeout_s=LOCK_TIMEOUT_S,
             budget_s=effort.budget_s,
             target_error=effort.target_error,
             error_of=lambda so_far: _error(so_far, predictors),
             first_look=first_look,
             look_every=look_every,
             weigh=measure_footprints,
-            meter=find_meter(),
+            gauge=needs_here().get(ENERGY),
+            machine=machine,
         )
-        table = add_peak(table, path, Here(LOCK_TIMEOUT_S))
+        table = add_peak(table, path, machine)
     judgement = judge(table) if predictors is None else judge_carried(table, predictors)
     fitted = folder / f"{name}.predictor.json"
     judgement.predictor.save(fitted)

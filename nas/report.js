@@ -1,9 +1,8 @@
-// Draws the plots of the page, in the colours of report.css, and again when the scheme changes or the page is printed.
-(() => {
+// Plots in the colours of the style sheets: drawn, and again when the scheme changes or the page is printed. Reports carry this
+// file, the pages of the service load it.
+const Figures = (() => {
   "use strict";
-  const plots = JSON.parse(document.getElementById("plots").textContent);
   const root = document.documentElement;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)").matches;
   const config = {
     responsive: true,
@@ -11,10 +10,11 @@
     showSendToCloud: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   };
+  const shown = new Map();
 
   // A copy in which every colour "@name" has become the value of the custom property --name.
   const painted = (value, key, style) => {
-    if (Array.isArray(value)) return value.map((item) => painted(item, key, style));
+    if (Array.isArray(value)) return value.map((item) => (typeof item === "number" ? item : painted(item, key, style)));
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, painted(item, name, style)]));
     }
@@ -22,25 +22,29 @@
     return named ? style.getPropertyValue("--" + value.slice(1)).trim() : value;
   };
 
-  const draw = () => {
-    const style = getComputedStyle(root);
-    const family = getComputedStyle(document.body).fontFamily;
-    for (const [id, plot] of Object.entries(plots)) {
-      const { data, layout } = painted(plot, "", style);
-      layout.font.family = family;
-      // On screen Plotly follows its box; on paper nobody resizes it.
-      if ("print" in root.dataset) layout.width = document.getElementById(id).clientWidth;
-      if (touch) {
-        // A finger on a plot scrolls the page.
-        layout.dragmode = false;
-        layout.xaxis.fixedrange = layout.yaxis.fixedrange = true;
-      }
-      Plotly.react(id, data, layout, config);
+  const draw = (id) => {
+    const { data, layout } = painted(shown.get(id), "", getComputedStyle(root));
+    layout.font.family = getComputedStyle(document.body).fontFamily;
+    // On screen Plotly follows its box; on paper nobody resizes it.
+    if ("print" in root.dataset) layout.width = document.getElementById(id).clientWidth;
+    if (touch) {
+      // A finger on a plot scrolls the page.
+      layout.dragmode = false;
+      layout.xaxis.fixedrange = layout.yaxis.fixedrange = true;
     }
+    Plotly.react(id, data, layout, config);
   };
 
-  draw();
-  dark.addEventListener("change", draw);
-  addEventListener("beforeprint", () => { root.dataset.print = ""; draw(); });
-  addEventListener("afterprint", () => { delete root.dataset.print; draw(); });
+  const show = (id, plot) => {
+    shown.set(id, plot);
+    draw(id);
+  };
+
+  const drawAll = () => [...shown.keys()].forEach(draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  addEventListener("beforeprint", () => { root.dataset.print = ""; drawAll(); });
+  addEventListener("afterprint", () => { delete root.dataset.print; drawAll(); });
+  const ready = document.getElementById("plots");
+  if (ready) Object.entries(JSON.parse(ready.textContent)).forEach(([id, plot]) => show(id, plot));
+  return { show };
 })();

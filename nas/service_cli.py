@@ -289,7 +289,7 @@ def print_table(names: list[str], rows: list[list[str]]) -> None:
 @contextmanager
 def _people(data: Path | None, database: str | None) -> Iterator[People]:
     """The users of the service, in its database."""
-    from nas.service.database import Database
+    from nas.database import Database
     from nas.service.people import People
 
     settings = settings_for(data=data, database=database)

@@ -89,7 +89,9 @@ def measure_work(work: Work, models: Models, machine: Machine) -> None:
             )
         graphs = [graph.graph(models.read(graph)) for graph in task.graphs]
         with machine.held():
-            found = machine.measure(graphs, task.device, protocol=task.settings, earlier=known, on_round=keep)
+            found = machine.measure(
+                graphs, task.device, protocol=task.settings, earlier=known, on_round=keep, needs=task.needs
+            )
     except BusyError as error:
         work.fail("infrastructure", str(error))
     except LatencyError as error:
@@ -110,5 +112,5 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not `sys.stdin`: this thread would have its lock when Python ends, which Python takes for fatal
     os._exit(1)

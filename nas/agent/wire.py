@@ -1,8 +1,11 @@
-"""What an agent and its server say to each other, as JSON: version 1.
+"""What an agent and its server say to each other, as JSON: version 2.
 
 The server gives out a `Task`: ONNX graphs by their hashes, how to run them and how long to measure. The agent gives back
 rounds as they come and one outcome at the end. Everything that comes in is checked here, on both sides; a task is data and
 nothing in it is ever run but ONNX graphs.
+
+Version 2 added `needs`: what a machine can tell of a network beside its times, and what a task wants of it. An agent of
+version 1 says none and is asked for none.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 from latency_tables.device import Device, Fingerprint, fingerprint
 from latency_tables.measuring.measure import PROTOCOL, Protocol
 from latency_tables.measuring.measurement import Measurement, Round
+from latency_tables.measuring.needs import NEEDS, needs_here
 from latency_tables.measuring.sessions import Graph
 from latency_tables.offers import Offers, offered_devices
 from nas.agent.errors import AgentError
@@ -36,7 +40,7 @@ from nas.agent.reading import (
 
 Json = Any
 
-WIRE = 1
+WIRE = 2
 """The version of this language that we speak, and the oldest that we understand."""
 OLDEST = 1
 
@@ -99,9 +103,10 @@ class Task:
     fingerprint: str
     graphs: tuple[GraphRef, ...]
     earlier: Mapping[str, Measurement] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
-        return {
+        document = {
             "id": self.id,
             "epoch": self.epoch,
             "measuring": PROTOCOL,
@@ -111,12 +116,13 @@ class Task:
             "graphs": [graph.to_json() for graph in self.graphs],
             "earlier": measured_json(self.earlier),
         }
+        return {**document, "needs": list(self.needs)} if self.needs else document
 
     @staticmethod
     def from_json(document: Json) -> Task:
         """Read what `to_json` wrote; `AgentError` names what is wrong."""
         names = ("id", "epoch", "measuring", "device", "settings", "fingerprint", "graphs", "earlier")
-        found = read_object("task", document, names)
+        found = read_object("task", _with_needs(document), (*names, "needs"))
         if found["measuring"] != PROTOCOL:
             raise AgentError(
                 f"the server measures by version {found['measuring']!r:.20} of the protocol, this agent by {PROTOCOL}: "
@@ -135,27 +141,29 @@ class Task:
             read_name("task: fingerprint", found["fingerprint"]),
             graphs,
             measured_of(found["earlier"], [graph.key for graph in graphs]),
+            read_needs(found["needs"]),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What an agent says of itself: what it runs on, what that offers, and its versions."""
+    """What an agent says of itself: what it runs on, what that offers and can tell of a network, and its versions."""
 
     fingerprint: Fingerprint
     offers: Offers
     versions: Mapping[str, str]
+    needs: tuple[str, ...] = ()
 
     @staticmethod
     def here() -> About:
         """This machine. Opens a session for every provider and precision, which takes a second or so."""
         versions = {"hwnas": version("hwnas"), "python": platform.python_version(), "measuring": str(PROTOCOL)}
-        return About(fingerprint(), offered_devices(), versions)
+        return About(fingerprint(), offered_devices(), versions, tuple(needs_here()))
 
     def to_json(self) -> dict[str, Json]:
         return {
             "fingerprint": self.fingerprint.to_json(),
-            "offers": offers_json(self.offers),
+            "offers": offers_json(self.offers, self.needs),
             "versions": dict(self.versions),
         }
 
@@ -166,22 +174,39 @@ class About:
         versions = found["versions"]
         if not isinstance(versions, dict) or len(versions) > 32:
             raise AgentError("agent: versions must be an object of a few strings")
+        offers, needs = offers_of(found["offers"])
         return About(
             checked("agent", Fingerprint.from_json, found["fingerprint"]),
-            offers_of(found["offers"]),
+            offers,
             {read_name("agent: versions", key): read_name("agent: versions", value) for key, value in versions.items()},
+            needs,
         )
 
 
-def offers_json(offers: Offers) -> dict[str, Json]:
-    return {"devices": [device.to_json() for device in offers.devices], "refused": list(offers.refused)}
+def offers_json(offers: Offers, needs: Sequence[str]) -> dict[str, Json]:
+    devices = [device.to_json() for device in offers.devices]
+    return {"devices": devices, "refused": list(offers.refused), "needs": list(needs)}
 
 
-def offers_of(document: Json) -> Offers:
-    found = read_object("agent: offers", document, ("devices", "refused"))
+def offers_of(document: Json) -> tuple[Offers, tuple[str, ...]]:
+    """Read what `offers_json` wrote; `AgentError` names what is wrong."""
+    found = read_object("agent: offers", _with_needs(document), ("devices", "refused", "needs"))
     devices = [checked("agent: offers", Device.from_json, each) for each in read_list("offers", found["devices"], 4096)]
     refused = [read_text("agent: offers", each) for each in read_list("offers", found["refused"], 4096)]
-    return Offers(tuple(devices), tuple(refused))
+    return Offers(tuple(devices), tuple(refused)), read_needs(found["needs"])
+
+
+def read_needs(value: Json) -> tuple[str, ...]:
+    """Names of `NEEDS`, each once; `AgentError` for any other."""
+    found = read_list("needs", value, len(NEEDS))
+    if not all(each in NEEDS for each in found) or len(set(found)) != len(found):
+        raise AgentError(f"needs: wanted some of {', '.join(NEEDS)}, not {found!r:.80}")
+    return tuple(found)
+
+
+def _with_needs(document: Json) -> Json:
+    """As version 2 says it what version 1 said."""
+    return {"needs": [], **document} if isinstance(document, dict) else document
 
 
 def check_wire(document: Json) -> None:

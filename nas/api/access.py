@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import URL
 from starlette.routing import BaseRoute
 
 from nas.api.refusals import Refusal
@@ -73,7 +74,7 @@ class Access:
         principal: Principal | None = await request.app.state.doorkeeper.principal(request)
         if principal is None:
             if self.scope == PAGE:
-                raise LoginNeeded(request.url.path)
+                raise LoginNeeded(_page_of(request))
             raise Refusal(401, "unauthorized", "this needs a token: send the header `Authorization: Bearer nas_...`")
         self._check_scope(principal)
         if principal.csrf is not None and request.method not in SAFE:
@@ -96,11 +97,17 @@ class Access:
 
 
 class LoginNeeded(Exception):
-    """A page was asked for by nobody; `path` is where to go after the login."""
+    """A page was asked for by nobody; `path` is where to go after the login, with its query."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
+
+
+def _page_of(request: Request) -> str:
+    """The page that was asked for, or the one whose form was sent."""
+    url = request.url if request.method in SAFE else URL(request.headers.get("referer", ""))
+    return f"{url.path or '/'}?{url.query}".removesuffix("?")
 
 
 def access_of(route: BaseRoute) -> Access | None:

@@ -18,7 +18,9 @@ from nas.api.metrics import Metrics
 from nas.api.refusals import handle
 from nas.api.services import Front, Services, open_services
 from nas.api.sse import Hub
+from nas.web.error_pages import ErrorPages
 from nas.web.pages import router as pages
+from nas.web.pages import site_of
 
 __all__ = ["Front", "Services", "make_app", "open_services"]
 
@@ -34,13 +36,15 @@ def make_app(services: Services) -> FastAPI:
     app.state.metrics = Metrics(services.db)
     app.state.readiness = health.Readiness(services)
     app.state.upload_threads = CapacityLimiter(uploads.SIDE_BY_SIDE)
-    for router in (*ROUTERS, pages(services)):
+    site = site_of(services)
+    for router in (*ROUTERS, pages(site)):
         app.router.routes.extend(router.routes)  # flat, so that every route can be looked at
     handle(app)
     app.add_exception_handler(LoginNeeded, _to_login)
     app.add_middleware(BodyLimit, routes=app.router.routes)
     app.add_middleware(Hardened, front=services.front)
     app.add_middleware(Journal, observe=app.state.metrics.observe)
+    app.add_middleware(ErrorPages, site=site)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
 

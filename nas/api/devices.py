@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
@@ -12,7 +13,7 @@ from nas.api.refusals import documented
 from nas.api.services import Services, services_of
 from nas.service.farm import LONGEST_NAME, Enrolled
 from nas.service.people import Principal
-from nas.service.profiles import profiles_of
+from nas.service.profiles import profiles_of, read_profile
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 
@@ -90,10 +91,7 @@ def devices(services: Found, caller: Reader) -> DeviceList:
     """The enrolled machines, by name."""
     found = services.farm.devices()
     return DeviceList(
-        devices=[
-            DeviceSummary.of(each, profiles_of(services.db, services.artefacts, each.name, caller.owner, FEW))
-            for each in found
-        ]
+        devices=[DeviceSummary.of(each, _profiles(services, each.name, caller.owner, FEW)) for each in found]
     )
 
 
@@ -101,7 +99,7 @@ def devices(services: Found, caller: Reader) -> DeviceList:
 def device(services: Found, caller: Reader, name: Name) -> DeviceDocument:
     """One machine, also a removed one."""
     found = services.farm.device(name)
-    return DeviceDocument.of(found, profiles_of(services.db, services.artefacts, name, caller.owner))
+    return DeviceDocument.of(found, _profiles(services, name, caller.owner))
 
 
 @router.post("/enrolments", status_code=201, responses=documented(400, 422))
@@ -120,6 +118,12 @@ def enrolment(
 def remove(services: Found, caller: Annotated[Principal, Depends(Access("devices-admin"))], name: Name) -> None:
     """Remove a machine: its token ends at once, and its open tasks fail."""
     services.farm.revoke(name)
+
+
+def _profiles(services: Services, name: str, owner: str | None, most: int = 20) -> list[Json]:
+    """What an owner's jobs have profiled there, newest first."""
+    found = profiles_of(services.db, partial(read_profile, services.artefacts), name, owner, most)
+    return [each.to_json() for each in found]
 
 
 def _summary(enrolled: Enrolled, profiles: list[Json]) -> Json:

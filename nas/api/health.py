@@ -18,6 +18,8 @@ from nas.service.specs import spec_schema
 # A worker says every few seconds that it is there.
 WORKER_SEEN_S = 60.0
 KEEP_S = 2.0
+# A bucket that says nothing is waited for by one who asks, and by the others for so long.
+PATIENCE_S = 5.0
 
 router = APIRouter()
 
@@ -75,13 +77,17 @@ class Readiness:
 
     def checks(self) -> dict[str, str]:
         """Part -> what is wrong with it; nothing for one that is well."""
-        with self._turn:
+        if not self._turn.acquire(timeout=PATIENCE_S):
+            return {"answers": f"the database or the store of files has been silent for more than {PATIENCE_S:g} s"}
+        try:
             if time.monotonic() - self._looked_s > KEEP_S:
                 found = {"database": self._database(), "blobs": self._blobs()}
                 found["workers"] = "" if found["database"] else self._workers()
                 self._checks = {name: trouble for name, trouble in found.items() if trouble}
                 self._looked_s = time.monotonic()
             return self._checks
+        finally:
+            self._turn.release()
 
     def _database(self) -> str:
         try:

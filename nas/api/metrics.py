@@ -14,8 +14,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, case, func, inspect, select, text
 
+from nas.database import Database, clock
 from nas.service.claims import WAITING
-from nas.service.database import Database, clock
 from nas.service.errors import ServiceError
 from nas.service.leases import HELD
 from nas.service.schema import artefacts, blobs, devices, events, jobs, tasks, workers
@@ -25,6 +25,23 @@ KEEP_S = 5.0
 WORKER_SEEN_S = 60.0
 DEVICE_SEEN_S = 90.0
 LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+# Of what a machine noted of its last task under the same settings: name, help, field and its unit in that of the name.
+_LAST = (
+    (
+        "nas_device_canary_seconds",
+        "Inference of the canary, a fixed small network, in the last task.",
+        "reference_us",
+        1e-6,
+    ),
+    (
+        "nas_device_inference_joules",
+        "Energy of an inference, idle power included: median of the last task.",
+        "joules",
+        1.0,
+    ),
+    ("nas_device_inference_watts", "Power during inferences: median of the last task.", "watts", 1.0),
+)
 
 # Sums over the list of {stage, seconds} that each job has.
 _STAGES = {
@@ -69,6 +86,16 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class _Machine:
+    """One enrolled machine: whether it was heard of lately, what it measured last by settings, and the energy of it all."""
+
+    name: str
+    online: bool
+    last: Mapping[str, Mapping[str, float]]
+    joules: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Counts:
     """What the database says at one moment."""
 
@@ -79,6 +106,7 @@ class _Counts:
     evaluations: int
     front_points: int
     devices: Mapping[str, int]
+    machines: Sequence[_Machine]
     tasks: Mapping[str, int]
     blobs: tuple[int, int]
     artefacts: int
@@ -133,6 +161,7 @@ def _families(counts: _Counts) -> Iterator[Metric]:
         for state, count in by_state.items():
             family.add_metric([state], count)
         yield family
+    yield from _machine_families(counts.machines)
     held = sum(count for state, _, count in counts.queue if state in HELD)
     yield GaugeMetricFamily("nas_queue_oldest_seconds", "How long the oldest waiting job waits.", counts.waiting_s)
     yield GaugeMetricFamily("nas_leases", "Jobs that a worker holds.", held)
@@ -142,6 +171,25 @@ def _families(counts: _Counts) -> Iterator[Metric]:
     yield GaugeMetricFamily("nas_blobs", "Files in the store.", counts.blobs[0])
     yield GaugeMetricFamily("nas_blob_bytes", "Bytes of files in the store.", counts.blobs[1])
     yield GaugeMetricFamily("nas_artefacts", "Files of jobs.", counts.artefacts)
+
+
+def _machine_families(machines: Sequence[_Machine]) -> Iterator[Metric]:
+    online = GaugeMetricFamily(
+        "nas_device_online", "Whether an enrolled machine was heard of lately.", labels=["device"]
+    )
+    spent = CounterMetricFamily("nas_device_joules", "Energy of inferences where it was counted.", labels=["device"])
+    for machine in machines:
+        online.add_metric([machine.name], machine.online)
+        spent.add_metric([machine.name], machine.joules)
+    yield online
+    yield spent
+    for name, said, field, unit in _LAST:
+        family = GaugeMetricFamily(name, said, labels=["device", "settings"])
+        for machine in machines:
+            for settings, noted in machine.last.items():
+                if field in noted:
+                    family.add_metric([machine.name, settings], noted[field] * unit)
+        yield family
 
 
 def _counted(connection: Connection) -> _Counts:
@@ -167,11 +215,27 @@ def _counted(connection: Connection) -> _Counts:
         workers=value(alive),
         evaluations=value(text("SELECT count(*) FROM evaluations")) if has_trials else 0,
         front_points=value(select(func.count()).select_from(events).where(events.c.kind == "point")),
+        machines=_machines(connection),
         devices=_by_state(connection, select(of_device, func.count()).select_from(devices).group_by(of_device)),
         tasks=_by_state(connection, select(tasks.c.state, func.count()).group_by(tasks.c.state)),
         blobs=(stored[0], int(stored[1])),
         artefacts=value(select(func.count()).select_from(artefacts)),
     )
+
+
+def _machines(connection: Connection) -> list[_Machine]:
+    """The machines that were not removed, by name."""
+    online = devices.c.seen_s > clock() - DEVICE_SEEN_S
+    query = select(devices.c.name, online.label("online"), devices.c.canary).where(devices.c.revoked_s.is_(None))
+    return [
+        _Machine(
+            row.name,
+            bool(row.online),
+            {noted["settings"]: noted for noted in (row.canary or {}).get("history", ())},
+            (row.canary or {}).get("joules", 0.0),
+        )
+        for row in connection.execute(query.order_by(devices.c.name))
+    ]
 
 
 def _by_state(connection: Connection, query: Any) -> dict[str, int]:

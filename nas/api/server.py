@@ -38,6 +38,7 @@ KEEP_ALIVE_S = 30
 COLLECT_S = 3600.0
 LOOK_S = 0.1
 BACKLOG = 1024
+EVERYWHERE = ("0.0.0.0", "::")
 WORKER = (sys.executable, "-c", "from nas.cli import main; main()", "worker")
 
 LOG = logging.getLogger("nas.serve")
@@ -77,13 +78,14 @@ class Address:
     @property
     def url(self) -> str:
         """What one types to get there."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        name = "localhost" if self.host in EVERYWHERE else self.host
+        host = f"[{name}]" if ":" in name else name
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
 
     @property
     def front(self) -> Front:
         """A name that is not given is refused, or a page of another site could come in by its own."""
-        own = () if self.host in ("0.0.0.0", "::") else (self.host,)
+        own = () if self.host in EVERYWHERE else (self.host,)
         return Front((*LOOPBACK, *own, *self.allowed), tls=self.tls_cert is not None or self.behind_proxy)
 
 
@@ -93,6 +95,7 @@ def serve(settings: Settings, address: Address, workers: int, log_format: str, t
         _made(folder)
     with _alone(settings.data), _listening(address) as listener, _told_to_end() as signals:
         services = open_services(settings, address.front)
+        services.blobs.check()
         services.db.upgrade()
         link = first_start(services.people, settings.data, address.url)
         crew = Crew([*WORKER, "--log-format", log_format], environment_of(settings, os.environ), workers)

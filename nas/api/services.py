@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from nas.database import Database
 from nas.service.artefacts import Artefacts
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.events import EventLog
 from nas.service.farm import Farm
 from nas.service.jobs import JobStore

@@ -14,7 +14,7 @@ from nas.searching.campaign import Campaign, Curve
 from nas.searching.controls import spread
 from nas.searching.engine import SearchResult
 from nas.searching.quantities import Target
-from search_spaces import Codes, arch_cost
+from search_spaces import Arch, Codes, Space, arch_cost
 
 F64 = NDArray[np.float64]
 Json = Any
@@ -38,11 +38,25 @@ def search_json(found: Campaign, seconds: float) -> dict[str, Json]:
         "searches": [_search_json(each, met) for each in found.searches],
         "random": [{"evaluations": len(each.codes), "history": _history(each.history, met)} for each in found.random],
         "architectures": [
-            {"arch_id": arch.id, "arch": arch.values, "confirmed_accuracy": float(score) if isfinite(score) else None}
-            for arch, score in zip(found.problem.space.decode(found.codes), found.confirmed, strict=True)
+            {
+                "arch_id": arch.id,
+                "arch": arch.values,
+                "accuracy": float(found.accuracy[i]),
+                "final": bool(found.final[i]),
+                "confirmed_accuracy": float(found.confirmed[i]) if isfinite(found.confirmed[i]) else None,
+            }
+            for i, arch in enumerate(found.problem.space.decode(found.codes))
         ],
         "seconds": seconds,
     }
+
+
+def evaluated(document: Mapping[str, Json], space: Space, images: int) -> dict[Arch, float]:
+    """Accuracies on so many images in what a finished search wrote: its own, whatever others have evaluated since."""
+    if document["search"]["images"][-1] != images:
+        return {}
+    rows = document["search"]["architectures"]
+    return {space.arch(row["arch"]): row["accuracy"] for row in rows if row.get("final")}
 
 
 def device_json(found: Campaign, target: Target) -> dict[str, Json]:

@@ -105,7 +105,7 @@ def warm_start(paths: Sequence[str], space: Space, context: Mapping[str, str], i
         if not file.is_file():
             raise JobError(f"search.warm_start: {path} has no evaluations yet; run `nas search {path}` first")
         with TrialStore(file) as store:
-            _check_context(path, store, context)
+            check_context(path, store, context)
             name = digest(dict(context))
             archs, evaluations = store.archs(name), store.evaluations(name)
         own = {
@@ -113,16 +113,21 @@ def warm_start(paths: Sequence[str], space: Space, context: Mapping[str, str], i
             for (arch_id, read), evaluation in evaluations.items()
             if read == images
         }
-        if not own:
-            raise JobError(
-                f"search.warm_start: {path} has no accuracies on {images} images; set search.validation_images to the number "
-                "that it used"
-            )
-        found |= own
+        found |= checked_start(path, own, images)
     return found
 
 
-def _check_context(path: str, store: TrialStore, context: Mapping[str, str]) -> None:
+def checked_start(name: str, found: dict[Arch, float], images: int) -> dict[Arch, float]:
+    """What was found of an earlier search; a `JobError` where it is nothing."""
+    if not found:
+        raise JobError(
+            f"search.warm_start: {name} has no accuracies on {images} images; set search.validation_images to the number "
+            "that it used"
+        )
+    return found
+
+
+def check_context(path: str, store: TrialStore, context: Mapping[str, str]) -> None:
     """Refuse evaluations of another supernet, other data or another calibration, naming which."""
     searches = list(store.searches().values())
     if searches and not any(all(inputs.get(name) == value for name, value in context.items()) for inputs in searches):

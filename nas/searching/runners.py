@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nas.errors import FaultError
-from nas.searching.evaluator import Evaluator, Score
 from search_spaces import Arch
+
+if TYPE_CHECKING:
+    # It needs torch, and whoever reads a search does not.
+    from nas.searching.evaluator import Evaluator, Score
 
 REACHED_S = 10.0
 

@@ -13,41 +13,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
-    URL,
     Column,
     Connection,
     Double,
     ForeignKey,
-    Insert,
     Integer,
     MetaData,
+    Row,
+    Select,
     Table,
     Text,
-    create_engine,
-    event,
     func,
     inspect,
-    make_url,
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from nas.database import VERSIONS, WAIT_S, Database, alone, insert, said
 from nas.errors import FaultError, JobError
+from nas.service.errors import ServiceError, Unavailable
 from search_spaces import Arch
 
+T = TypeVar("T")
+
 STORE_FORMAT = 2
-WAIT_S = 30.0
 
 Fence = Callable[[Connection], None]
 """Raises where whoever holds the store may no longer write; asked in the transaction that writes."""
-
-# A table of every database of a service.
-SERVICE = "service_version"
 
 _SCHEMA = MetaData()
 _META = Table("meta", _SCHEMA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
@@ -116,48 +113,6 @@ class Evaluation:
             raise ValueError(f"not an evaluation: {self.accuracy} on {self.images} images in {self.seconds} s")
 
 
-@dataclass(frozen=True, slots=True)
-class _Backend:
-    """What differs between the databases.
-
-    `timeout` is the driver's name for how long it waits; `alone`: nothing but a store may be in it; `connected`, `begin` and
-    `create` are said to a new connection, in every transaction that writes, and before tables are made.
-    """
-
-    driver: str
-    insert: Callable[[Table], Any]
-    timeout: str
-    alone: bool
-    connected: tuple[str, ...] = ()
-    begin: str = ""
-    create: str = ""
-
-
-_BACKENDS = {
-    "sqlite": _Backend(
-        driver="sqlite+pysqlite",
-        insert=sqlite.insert,
-        timeout="timeout",
-        alone=True,
-        # A kill of the process takes no commit back; a power cut may take the last ones, and they are evaluated again in their
-        # place. To wait for the disk at each commit takes 19 ms on a busy machine, as long as a small evaluation.
-        connected=("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON"),
-        # A transaction that reads first and writes later is refused at once, without waiting, where another one writes.
-        begin="BEGIN IMMEDIATE",
-    ),
-    "postgresql": _Backend(
-        driver="postgresql+psycopg",
-        insert=postgresql.insert,
-        timeout="connect_timeout",
-        alone=False,
-        # A process that is stopped in the middle of a transaction must not keep what it has locked for good.
-        connected=("SET idle_in_transaction_session_timeout = '10s'",),
-        begin="SET LOCAL lock_timeout = {wait_ms}",
-        # Two that make the same tables at once do not wait for each other, but fail. The number is the store's own.
-        create="SELECT pg_advisory_xact_lock(7305114)",
-    ),
-}
-
 # What the databases say -> what to do about it.
 _ADVICE = {
     "database is locked": "another process has kept it locked for {wait_s:g} s; wait until that is done, or end it",
@@ -182,42 +137,36 @@ class TrialStore:
     """
 
     def __init__(self, url: str | Path, wait_s: float = WAIT_S, fence: Fence | None = None, scope: str = "") -> None:
-        parsed = _parsed(url)
-        self._backend = _BACKENDS[parsed.get_backend_name()]
         self._wait_s = wait_s
         self._fence = fence or (lambda connection: None)
         self._prefix = f"{scope}/" if scope else ""
-        self._name = _shown(parsed)
         try:
-            # The ping finds out that a server has closed a connection on which nothing was said for long, and makes another.
-            self._engine = create_engine(
-                parsed.set(drivername=self._backend.driver),
-                connect_args={self._backend.timeout: math.ceil(wait_s)},
-                pool_pre_ping=True,
-            )
-        except ImportError as error:
-            raise JobError(f"{self._name}: PostgreSQL needs psycopg: pip install 'hwnas[postgres]'") from error
-        event.listen(self._engine, "connect", self._connected)
+            # What a power cut takes away is evaluated again in its place.
+            self._db = Database(url, wait_s, durable=False)
+        except ServiceError as error:
+            raise JobError(f"trial store: {error}") from error
         try:
             self._prepare()
         except BaseException:
-            self._engine.dispose()
+            self.close()
             raise
 
     def evaluations(self, context: str) -> dict[tuple[str, int], Evaluation]:
         """All evaluations of a context, by architecture id and images."""
         wanted = select(_EVALUATIONS).where(_EVALUATIONS.c.context == context).order_by("arch_id", "images")
-        with self._reading() as connection:
+
+        def work(connection: Connection) -> dict[tuple[str, int], Evaluation]:
             rows = connection.execute(wanted)
             found = (Evaluation(row.arch_id, row.images, row.accuracy, row.seconds) for row in rows)
             return {(each.arch_id, each.images): each for each in found}
+
+        return self._read(work)
 
     def archs(self, context: str) -> dict[str, dict[str, Any]]:
         """What `Arch.to_json` gave, of every architecture that was evaluated in a context, by its id."""
         evaluated = select(_EVALUATIONS.c.arch_id).where(_EVALUATIONS.c.context == context)
         wanted = select(_ARCHS).where(_ARCHS.c.arch_id.in_(evaluated)).order_by("arch_id")
-        with self._reading() as connection:
-            return {row.arch_id: json.loads(row.arch) for row in connection.execute(wanted)}
+        return self._read(lambda connection: {row.arch_id: json.loads(row.arch) for row in connection.execute(wanted)})
 
     def add(self, context: str, arch: Arch, evaluation: Evaluation) -> None:
         """Record one evaluation; where there is one of this architecture on as many images, that one stays."""
@@ -230,48 +179,46 @@ class TrialStore:
             "accuracy": float(evaluation.accuracy),
             "seconds": float(evaluation.seconds),
         }
-        with self._writing() as connection:
-            connection.execute(self._insert(_ARCHS), {"arch_id": arch.id, "arch": json.dumps(arch.to_json())})
-            connection.execute(self._insert(_EVALUATIONS), row)
+
+        def work(connection: Connection) -> None:
+            _add(connection, _ARCHS, {"arch_id": arch.id, "arch": json.dumps(arch.to_json())})
+            _add(connection, _EVALUATIONS, row)
+
+        self._write(work)
 
     def searches(self) -> dict[str, dict[str, str]]:
         """The inputs of every search, by its id."""
-        with self._reading() as connection:
-            own = _SEARCHES.c.search.startswith(self._prefix, autoescape=True)
-            rows = connection.execute(select(_SEARCHES).where(own).order_by("search"))
+        own = select(_SEARCHES).where(_SEARCHES.c.search.startswith(self._prefix, autoescape=True)).order_by("search")
+
+        def work(connection: Connection) -> dict[str, dict[str, str]]:
+            rows = connection.execute(own)
             return {row.search.removeprefix(self._prefix): json.loads(row.inputs) for row in rows}
+
+        return self._read(work)
 
     def begin(self, search: str, inputs: Mapping[str, str]) -> None:
         """Record a search with the digests of what it depends on, by name; one that is there must have the same."""
         name = self._prefix + search
         wanted = select(_SEARCHES.c.inputs).where(_SEARCHES.c.search == name)
-        with self._writing() as connection:
-            connection.execute(self._insert(_SEARCHES), {"search": name, "inputs": json.dumps(dict(inputs))})
-            known = json.loads(connection.execute(wanted).scalar_one())
+
+        def work(connection: Connection) -> dict[str, str]:
+            _add(connection, _SEARCHES, {"search": name, "inputs": json.dumps(dict(inputs))})
+            found: dict[str, str] = json.loads(connection.execute(wanted).scalar_one())
+            return found
+
+        known = self._write(work)
         changed = [
             f"input `{name}` changed since the search began (was {_short(known.get(name))}, is {_short(inputs.get(name))})"
             for name in sorted({*known, *inputs})
             if known.get(name) != inputs.get(name)
         ]
         if changed:
-            raise JobError(f"{self._name}: {'; '.join(changed)}; bring it back, or begin anew with --again")
+            raise JobError(f"{self._db.url}: {'; '.join(changed)}; bring it back, or begin anew with --again")
 
     def proposals(self, search: str) -> list[Proposal]:
         """Everything a search has asked for, by number."""
-        wanted = select(_PROPOSALS).where(_PROPOSALS.c.search == self._prefix + search).order_by("number")
-        with self._reading() as connection:
-            return [
-                Proposal(
-                    row.number,
-                    row.generation,
-                    row.study,
-                    row.source,
-                    row.arch_id,
-                    tuple(json.loads(row.codes)),
-                    json.loads(row.attrs),
-                )
-                for row in connection.execute(wanted)
-            ]
+        wanted = _proposals_of(self._prefix + search)
+        return self._read(lambda connection: [_proposal(row) for row in connection.execute(wanted)])
 
     def propose(self, search: str, proposals: Sequence[Proposal]) -> None:
         """Record a whole generation, or nothing. Its numbers go on where the last ones of the search ended."""
@@ -289,29 +236,39 @@ class TrialStore:
             }
             for each in proposals
         ]
-        with self._writing() as connection:
+        numbers = [each["number"] for each in rows]
+        begun = select(_SEARCHES.c.search).where(_SEARCHES.c.search == name).with_for_update()
+        count = select(func.count()).where(_PROPOSALS.c.search == name)
+        tries = 0
+
+        def work(connection: Connection) -> None:
+            nonlocal tries
+            tries += 1
             # Locked, so that of two writers the second is told so and not taken for a damaged database.
-            begun = select(_SEARCHES.c.search).where(_SEARCHES.c.search == name).with_for_update()
             if connection.execute(begun).scalar() is None:
-                raise JobError(f"{self._name}: search {search} has not begun")
-            count = select(func.count()).where(_PROPOSALS.c.search == name)
+                raise JobError(f"{self._db.url}: search {search} has not begun")
             first = connection.execute(count).scalar_one()
-            numbers = [each.number for each in proposals]
-            if numbers != list(range(first, first + len(numbers))):
-                raise JobError(f"{self._name}: proposal {first} of search {search} comes next, not {numbers}")
-            if rows:
-                connection.execute(_PROPOSALS.insert(), rows)
+            if numbers == list(range(first, first + len(numbers))):
+                if rows:
+                    connection.execute(_PROPOSALS.insert(), rows)
+            elif tries == 1 or not _written(connection, name, rows):
+                raise JobError(f"{self._db.url}: proposal {first} of search {search} comes next, not {numbers}")
+
+        self._write(work)
 
     def forget(self, search: str) -> None:
         """Drop every search whose id is `search` or begins with it and a slash, with its proposals; evaluations stay."""
         name = self._prefix + search
-        with self._writing() as connection:
+
+        def work(connection: Connection) -> None:
             for table in (_PROPOSALS, _SEARCHES):
                 own = (table.c.search == name) | table.c.search.startswith(f"{name}/", autoescape=True)
                 connection.execute(table.delete().where(own))
 
+        self._write(work)
+
     def close(self) -> None:
-        self._engine.dispose()
+        self._db.close()
 
     def __enter__(self) -> TrialStore:
         return self
@@ -323,12 +280,13 @@ class TrialStore:
 
     def _prepare(self) -> None:
         """Make the tables where there are none, bring old ones up to date, refuse what is no store or a newer one."""
-        with self._reading() as connection:
-            if self._format(connection) == STORE_FORMAT:
+        # An address that is wrong is told at once; from then on a server is waited for.
+        with self._explained("read"):
+            if self._db.read(self._format, patient=False) == STORE_FORMAT:
                 return
-        with self._writing() as connection:
-            if self._backend.create:
-                connection.exec_driver_sql(self._backend.create)
+
+        def work(connection: Connection) -> None:
+            alone(connection)
             found = self._format(connection)  # again: another process may have been here meanwhile
             if found == STORE_FORMAT:
                 return
@@ -338,6 +296,8 @@ class TrialStore:
             for step in _FROM_1 if found == 1 else ():
                 connection.execute(text(step))
             connection.execute(_META.insert(), {"key": "format", "value": str(STORE_FORMAT)})
+
+        self._write(work)
 
     def _format(self, connection: Connection) -> int:
         """The version of the schema; 0 where there is none."""
@@ -349,42 +309,31 @@ class TrialStore:
             if found is not None and found.isdecimal():
                 if int(found) > STORE_FORMAT:
                     raise JobError(
-                        f"{self._name}: was written by a newer version (schema {found}, this one knows {STORE_FORMAT})"
+                        f"{self._db.url}: was written by a newer version (schema {found}, this one knows {STORE_FORMAT})"
                     )
                 return int(found)
-        alone = self._backend.alone and SERVICE not in names
-        in_the_way = names if alone else names & _SCHEMA.tables.keys()
+        # A file of something else is left alone; a server's database, or that of a service, has room for both.
+        strict = connection.dialect.name == "sqlite" and VERSIONS not in names
+        in_the_way = names if strict else names & _SCHEMA.tables.keys()
         if in_the_way:
             raise JobError(
-                f"{self._name}: is no trial store; it has tables of something else: {', '.join(sorted(names))}"
+                f"{self._db.url}: is no trial store; it has tables of something else: {', '.join(sorted(names))}"
             )
         return 0
 
-    def _insert(self, table: Table) -> Insert:
-        """What adds a row, or does nothing where its key is."""
-        statement: Insert = self._backend.insert(table).on_conflict_do_nothing()
-        return statement
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with self._explained("read"):
+            return self._db.read(work)
 
-    def _connected(self, connection: Any, record: object) -> None:
-        if self._backend.alone:
-            # Python's driver would begin transactions on its own, and none before it makes or renames tables.
-            connection.isolation_level = None
-        for statement in self._backend.connected:
-            connection.execute(statement)
-        connection.commit()
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        """One transaction, of whoever may write; `work` is called again while the connection is lost: see `Database`."""
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._explained("read"), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """One transaction."""
-        with self._explained("written"), self._engine.begin() as connection:
-            connection.exec_driver_sql(self._backend.begin.format(wait_ms=round(1000 * self._wait_s)))
+        def fenced(connection: Connection) -> T:
             self._fence(connection)
-            yield connection
+            return work(connection)
+
+        with self._explained("written"):
+            return self._db.write(fenced)
 
     @contextmanager
     def _explained(self, done: str) -> Iterator[None]:
@@ -393,34 +342,33 @@ class TrialStore:
             yield
         except JobError:
             raise
-        except (SQLAlchemyError, ValueError, TypeError) as error:
-            said = " ".join(str(getattr(error, "orig", None) or error).split())
-            advice = [advice for part, advice in _ADVICE.items() if part in said]
+        except (Unavailable, SQLAlchemyError, ValueError, TypeError) as error:
+            cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ else error
+            complaint = said(cause)
+            advice = [advice for part, advice in _ADVICE.items() if part in complaint]
             hint = f"; {advice[0].format(wait_s=self._wait_s)}" if advice else ""
-            kind = FaultError if isinstance(error, OperationalError) else JobError
-            raise kind(f"{self._name}: cannot be {done} ({said}){hint}") from error
+            kind = FaultError if isinstance(cause, OperationalError | PoolTimeout) else JobError
+            raise kind(f"{self._db.url}: cannot be {done} ({complaint}){hint}") from error
 
 
-def _parsed(url: str | Path) -> URL:
-    """A path is a SQLite file."""
-    if isinstance(url, Path) or "://" not in url:
-        return URL.create("sqlite", database=str(url))
-    try:
-        found = make_url(url)
-        known = found.get_backend_name() in _BACKENDS
-    except (ArgumentError, ValueError):
-        known = False
-    if not known:
-        # Not shown: there may be a password in what cannot be read.
-        raise JobError("the address of the trial store must be a path or as postgresql+psycopg://user@host/name")
-    return found
+def _add(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
+    """Add a row, or do nothing where its key is."""
+    connection.execute(insert(connection, table).on_conflict_do_nothing(), row)
 
 
-def _shown(url: URL) -> str:
-    """For messages: a file by its path, a database without its password and options."""
-    if url.get_backend_name() == "sqlite":
-        return str(url.database)
-    return url.set(query={}).render_as_string(hide_password=True)
+def _proposals_of(search: str) -> Select[Any]:
+    return select(_PROPOSALS).where(_PROPOSALS.c.search == search).order_by("number")
+
+
+def _proposal(row: Row[Any]) -> Proposal:
+    codes = tuple(json.loads(row.codes))
+    return Proposal(row.number, row.generation, row.study, row.source, row.arch_id, codes, json.loads(row.attrs))
+
+
+def _written(connection: Connection, search: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these are the last proposals of a search: the transaction is repeated whose commit's answer was lost."""
+    wanted = _proposals_of(search).where(_PROPOSALS.c.number >= rows[0]["number"])
+    return [dict(row) for row in connection.execute(wanted).mappings()] == list(rows)
 
 
 def _short(digest: str | None) -> str:

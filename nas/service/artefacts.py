@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection, select
 
+from nas.database import Database, clock, insert
 from nas.service import schema
 from nas.service.blob_rows import TRIES, refer
 from nas.service.blobs import Blob, BlobMissing, Blobs
-from nas.service.database import Database, clock, insert
 from nas.service.errors import NotFound, ServiceError
 from nas.service.events import add
 from nas.service.leases import Lease, held

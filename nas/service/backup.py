@@ -17,14 +17,13 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, inspect, select, update
 
+from nas.database import VERSIONS, Database, clock, insert
 from nas.searching.store import STORE_FORMAT, TrialStore
 from nas.service import claims, schema
 from nas.service.backup_file import Backup, BackupError, Manifest, Rows, read_backup, write_backup
 from nas.service.blobs import Blob, Blobs
-from nas.service.database import Database, clock, insert
 from nas.service.garbage import named_by_tasks
 from nas.service.leases import HELD, locked
-from nas.service.migration import VERSIONS
 from nas.service.settings import Settings
 
 Json = Any

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from nas.database import clock, insert
 from nas.service.blobs import Blob, BlobMissing, Blobs
-from nas.service.database import clock, insert
 from nas.service.schema import blobs
 
 TRIES = 3

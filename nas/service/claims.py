@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select
 
+from nas.database import clock
 from nas.service import events
-from nas.service.database import clock
 from nas.service.leases import HELD, Lease, held, locked
 from nas.service.schema import OPEN, jobs, users
 
@@ -89,13 +89,13 @@ def retry(connection: Connection, lease: Lease, fault: str, error: Mapping[str, 
         _fault(connection, held(connection, lease), fault, error, at_once=False)
 
 
-def give_back(connection: Connection, lease: Lease) -> None:
+def give_back(connection: Connection, lease: Lease, reason: str) -> None:
     """Put a job back that nothing is wrong with."""
     row = locked(connection, lease.job_id)
     if settled(row, lease, "QUEUED", "CANCELLED"):
         return
     row = held(connection, lease)
-    change(connection, row, "CANCELLED" if row.state == "CANCELLING" else "QUEUED", reason="its worker shuts down")
+    change(connection, row, "CANCELLED" if row.state == "CANCELLING" else "QUEUED", reason=reason)
 
 
 def settled(row: Row[Any], lease: Lease, *states: str) -> bool:

@@ -14,7 +14,7 @@ from nas.errors import JobError
 from nas.service.blobs import Blobs
 from nas.service.specs import DATA, UPLOAD
 from nas.service.uploads import Uploads
-from supernets.dataset import DataSource
+from supernets.datasource import DataSource
 
 IMAGES, FILES = "images", "files"
 """In the folder of work: decoded images, and uploaded files."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from nas.service.database import Database, clock
+from nas.database import Database, clock
 from nas.service.leases import Lease, held
 from nas.service.schema import events, jobs
 

@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,16 +20,20 @@ from latency_tables.device import Device
 from latency_tables.journal import SUFFIX
 from latency_tables.measuring.machine import Machine
 from nas import pipeline
+from nas.database import Database
 from nas.folder import STAGES, RunFolder
 from nas.job import Job
+from nas.profiling import lacks, needs_of
+from nas.searching.document import evaluated
+from nas.searching.inputs import check_context, checked_start
 from nas.searching.store import TrialStore
 from nas.service import datasets
 from nas.service.artefacts import Artefacts
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.errors import LeaseLost
 from nas.service.events import EventLog
 from nas.service.faults import failed
+from nas.service.garbage import HOUR_S
 from nas.service.jobs import Job as JobRow
 from nas.service.jobs import JobStore
 from nas.service.leases import Lease
@@ -43,6 +47,7 @@ from nas.service.specs import Model, Next, Whole, check_spec
 from nas.service.telling import EventDisplay, EventWatch, Telling
 from nas.service.uploads import Uploads
 from nas.service.workspace import LOG, Workspace, folder_of
+from search_spaces import Arch, Space
 
 Json = Any
 
@@ -110,6 +115,18 @@ class Execution:
         url = self.settings.database_url
         return TrialStore(url, fence=lambda connection: self.jobs.check(connection, self.lease), scope=self.row.id)
 
+    def warm_start(
+        self, names: Sequence[str], space: Space, context: Mapping[str, str], images: int
+    ) -> dict[Arch, float]:
+        """What earlier jobs evaluated; that they are the owner's was seen to when this one was submitted."""
+        found: dict[Arch, float] = {}
+        for job_id in names:
+            with TrialStore(self.settings.database_url, scope=job_id) as store:
+                check_context(job_id, store, context)
+            with self.artefacts.open(job_id, "search.json") as content:
+                found |= checked_start(job_id, evaluated(json.loads(content.read()), space, images), images)
+        return found
+
     def run(self) -> pipeline.Run:
         folder = RunFolder.open(self.workspace.root)
         job, work = folder.job, self.settings.work_folder
@@ -122,6 +139,7 @@ class Execution:
             EventDisplay(self.telling),
             machine=self.machine,
             trials=self.trials,
+            warm_start=self.warm_start,
             watch=EventWatch(self.telling, self.events, self.row.id, self.advanced),
         )
 
@@ -132,6 +150,7 @@ class Execution:
 def prepare(at: Execution) -> None:
     """The folder with the job's own files, or those that it begins with; its devices are there."""
     datasets.forget_unused(at.settings.work_folder)
+    at.blobs.sweep(HOUR_S)  # on this machine; the server's collector sees its own alone
     spec = check_spec(at.row.spec)
     assert isinstance(spec.asked, Whole | Next)
     _begin(at, spec.kind, spec.asked)
@@ -144,7 +163,7 @@ def prepare(at: Execution) -> None:
     job = folder.job
     if "profile" in steps_of(at.row.kind, at.row.spec) and "profile" not in folder.stages():
         for device in job.devices:
-            at.machine(device).check(device)
+            at.machine(device).check(device, needs_of(job))
         _drop_others(at, folder, job)
     at.workspace.sync()
 
@@ -157,13 +176,23 @@ def stage(name: str, at: Execution) -> None:
     if not there:
         at.telling.say("stage", stage=name, state="started")
     with at.workspace.synced(at.fail, at.advanced):
-        pipeline.run_stage(context, name)
+        pipeline.finish_stage(context, name)
     at.workspace.sync()
     at.telling.flush()
     if there and at.row.parent is not None and name != at.row.kind:
         at.telling.say("stage", stage=name, state="skipped")
     elif name not in recorded:
         at.jobs.stage(at.lease, name, context.folder.stages()[name])
+
+
+def front(at: Execution) -> None:
+    """Measure the networks of the fronts, where the job asks for it; a step of its own, since a search makes way for others."""
+    if not RunFolder(at.workspace.root).job.search.measure_front:
+        return  # `run` looks through all events
+    with at.workspace.synced(at.fail, at.advanced):
+        pipeline.measure_fronts(at.run())
+    at.workspace.sync()
+    at.telling.flush()
 
 
 def measure(at: Execution) -> Json:
@@ -192,6 +221,7 @@ def conclude(at: Execution) -> Json:
 _DO: Mapping[str, Callable[[Execution], Json]] = {
     "prepare": prepare,
     **{name: partial(stage, name) for name in STAGES},
+    "front": front,
     "measure": measure,
     "conclude": conclude,
 }
@@ -246,7 +276,7 @@ def _is_measured(folder: RunFolder, job: Job, spec: Mapping[str, Json]) -> bool:
     if "profile" not in folder.stages() or any(key.startswith("profile.") for key in spec.get("set") or {}):
         return False
     known = {each["name"]: each["device"] for each in folder.result("profile")["devices"]}
-    return all(known.get(device.name) == device.to_json() for device in job.devices)
+    return all(known.get(device.name) == device.to_json() and not lacks(folder, job, device) for device in job.devices)
 
 
 def _document(path: Path) -> dict[str, Json]:

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, select
 from latency_tables.device import NAME, Fingerprint
 from latency_tables.offers import Offers
 from nas.agent.wire import About, offers_json, offers_of
-from nas.service.database import Database, clock, insert
+from nas.database import Database, clock, insert
 from nas.service.errors import NotFound, ServiceError
 from nas.service.people import hash_of
 from nas.service.schema import devices, enrolments, new_id, tasks, tokens
@@ -54,6 +54,8 @@ class Enrolled:
     revoked: bool
     fingerprint: Fingerprint
     offers: Offers
+    needs: tuple[str, ...]
+    """What it can tell of a network beside its times."""
     versions: dict[str, str]
     queued: int
     running: int
@@ -65,7 +67,7 @@ class Enrolled:
         return {
             **{name: getattr(self, name) for name in names},
             "fingerprint": self.fingerprint.to_json(),
-            "offers": offers_json(self.offers),
+            "offers": offers_json(self.offers, self.needs),
             "canaries": [
                 {"at_s": each.at_s, "settings": each.settings, "reference_us": each.reference_us, "task": each.task}
                 for each in self.canaries
@@ -227,6 +229,7 @@ def _unknown(name: str) -> NotFound:
 
 def _one(row: RowMapping) -> Enrolled:
     silent_s = row["silent_s"]
+    offers, needs = offers_of(row["offers"])
     return Enrolled(
         row["name"],
         row["created_s"],
@@ -234,7 +237,8 @@ def _one(row: RowMapping) -> Enrolled:
         row["revoked_s"] is None and silent_s is not None and silent_s <= ONLINE_S,
         row["revoked_s"] is not None,
         Fingerprint.from_json(row["fingerprint"]),
-        offers_of(row["offers"]),
+        offers,
+        needs,
         row["versions"],
         row["queued"] or 0,
         row["running"] or 0,

@@ -1,20 +1,24 @@
-"""Removing files that nothing refers to any more, while others are put and named."""
+"""Removing what nothing needs any more, while others are put and named: files, and what machines measured for ended jobs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Text, delete, exists, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, Text, case, delete, exists, func, select, type_coerce, update
 
+from nas.database import Database, clock, insert
 from nas.service.blobs import Blob, Blobs
-from nas.service.database import Database, clock, insert
-from nas.service.schema import artefacts, blobs, tasks, uploads
+from nas.service.schema import artefacts, blobs, jobs, rounds, tasks, uploads
+from nas.service.tasks import OPEN
 
 HOUR_S = 3600.0
 _ROWS_AT_ONCE = 500
+# Each may have thousands of rounds, and a writer of SQLite keeps all others waiting.
+_TASKS_AT_ONCE = 20
+_EMPTY: Mapping[str, Sequence[str]] = {"graphs": []}
 _DIGESTS = re.compile(r"\b[0-9a-f]{64}\b")
 _UNNAMED: ColumnElement[bool] = ~exists().where(artefacts.c.sha256 == blobs.c.sha256) & ~exists().where(
     uploads.c.sha256 == blobs.c.sha256
@@ -30,10 +34,13 @@ class Collected:
 
 
 def collect(db: Database, store: Blobs, grace_s: float) -> Collected:
-    """Remove blobs that no artefact, upload or task has named for so long, and what was left of puts that were killed.
+    """Remove blobs that no artefact, upload or task has named for so long, and what was left of puts that were killed; before
+    that, what tasks hold whose jobs have ended so long ago.
 
     Safe beside everything else, at any time and in several processes; when it is killed, the next one goes on.
     """
+    while db.write(partial(_emptied, grace_s=grace_s)):
+        pass
     _adopt(db, store)
     files = size = 0
     before_s, found = db.read(lambda connection: _unnamed(connection, grace_s))
@@ -49,6 +56,31 @@ def named_by_tasks(connection: Connection) -> set[str]:
     """The digests in what agents are still asked to measure: a task that is asked for again names its models anew."""
     wanted = select(type_coerce(tasks.c.payload, Text)).where(tasks.c.finished_s.is_(None))
     return {sha256 for text in connection.execute(wanted).scalars() for sha256 in _DIGESTS.findall(text)}
+
+
+def _emptied(connection: Connection, grace_s: float) -> int:
+    """Empty some tasks of jobs that ended so long ago; how many.
+
+    What they measured is in the artefacts of their jobs. A row stays, without graphs, result and rounds: it says which machine
+    measured for which job, and to whom comes late that the task has ended. One that its machine never took ends.
+    """
+    old = (
+        select(tasks.c.id)
+        .join(jobs, jobs.c.id == tasks.c.job_id)
+        .where(jobs.c.finished_s < clock() - grace_s, tasks.c.payload != _EMPTY)
+        .limit(_TASKS_AT_ONCE)
+        .with_for_update(of=tasks, skip_locked=True)
+    )
+    found = connection.execute(old).scalars().all()
+    values = {
+        "payload": _EMPTY,
+        "result": None,
+        "state": case((tasks.c.state.in_(OPEN), "CANCELLED"), else_=tasks.c.state),
+        "finished_s": func.coalesce(tasks.c.finished_s, clock()),
+    }
+    connection.execute(delete(rounds).where(rounds.c.task_id.in_(found)))
+    connection.execute(update(tasks).where(tasks.c.id.in_(found)).values(values))
+    return len(found)
 
 
 def _adopt(db: Database, store: Blobs) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, or_, select, tuple_, update
 
+from nas.database import Database, clock, insert
 from nas.service import claims
 from nas.service.claims import ORDER, TERMINAL, WAITING
-from nas.service.database import Database, clock, insert
 from nas.service.errors import Conflict, LimitReached, NotFound, ServiceError
 from nas.service.events import add
 from nas.service.leases import HELD, Lease, held, locked, lost
@@ -292,9 +292,9 @@ class JobStore:
 
         return self._db.write(work)
 
-    def give_back(self, lease: Lease) -> None:
-        """Give a job back that nothing is wrong with: the worker shuts down."""
-        self._db.write(lambda connection: claims.give_back(connection, lease))
+    def give_back(self, lease: Lease, reason: str = "its worker shuts down") -> None:
+        """Give a job back that nothing is wrong with."""
+        self._db.write(lambda connection: claims.give_back(connection, lease, reason))
 
     def release(self, worker: str) -> int:
         """The leases of a worker that is known to be dead end now; how many there were."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
 
-from nas.service.database import clock
+from nas.database import clock
 from nas.service.errors import LeaseLost, NotFound
 from nas.service.schema import jobs
 

@@ -11,11 +11,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 import nas.migrations
+from nas.database import VERSIONS
 from nas.service.errors import SchemaError
 from nas.service.schema import METADATA
-
-# Not Alembic's usual name, under which another program in the same database may keep its own.
-VERSIONS = "service_version"
 
 
 def upgrade(connection: Connection, name: str) -> None:

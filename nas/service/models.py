@@ -8,6 +8,7 @@ from typing import Any
 from latency_tables.device import Device
 from latency_tables.measuring.machine import Machine
 from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.needs import NEEDS
 from latency_tables.measuring.onnx_file import read_graph
 from nas.model_lab import Effort, measure_onnx
 from nas.progress import Display
@@ -28,7 +29,7 @@ def measure_upload(path: Path, name: str, asked: Model, machine: Machine, displa
 
 
 def _elsewhere(path: Path, asked: Model, machine: Machine, display: Display) -> dict[str, Json]:
-    """Latency alone: memory and energy are measured on the machine at hand only."""
+    """All that the machine can tell."""
     device: Device = asked.device
     full = {name: shape for name, shape in asked.shapes.items() if len(shape) > 1}
     dims = {name: shape[0] for name, shape in asked.shapes.items() if len(shape) == 1}
@@ -43,7 +44,7 @@ def _elsewhere(path: Path, asked: Model, machine: Machine, display: Display) -> 
             progress(number, most, "rounds")
 
         with machine.held(waiting):
-            measured = machine.measure([graph], device, protocol=protocol, on_round=on_round)[graph.key]
+            measured = machine.measure([graph], device, protocol=protocol, on_round=on_round, needs=NEEDS)[graph.key]
     where = machine.fingerprint()
     return {
         "format": "nas.measurement/1",

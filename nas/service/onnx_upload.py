@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from latency_tables.device import Device
-from latency_tables.measuring.sessions import INPUTS, RUNTIME_ERRORS, Graph, draw_input, one_line, session_options
+from latency_tables.measuring.sessions import INPUTS, Graph, draw_input, one_line, runtime_errors, session_options
 from nas.service.refusal import UploadRefused, shown
 
 Json = Any
@@ -218,7 +218,7 @@ def _run(data: bytes) -> dict[str, Json]:
 def _runtime() -> Iterator[None]:
     try:
         yield
-    except RUNTIME_ERRORS as error:
+    except runtime_errors() as error:
         raise UploadRefused(f"ONNX Runtime cannot load and run it: {shown(one_line(error), 200)}") from error
 
 

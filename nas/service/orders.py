@@ -13,10 +13,10 @@ NICENESS = {"train": 10, "search": 10}
 
 # Kind of job -> its stages. What is there of an earlier job is not done again.
 STEPS: Mapping[str, tuple[str, ...]] = {
-    "run": ("prepare", "train", "profile", "search", "export", "conclude"),
+    "run": ("prepare", "train", "profile", "search", "front", "export", "conclude"),
     "train": ("prepare", "train", "conclude"),
     "profile": ("prepare", "profile", "conclude"),
-    "search": ("prepare", "profile", "search", "conclude"),
+    "search": ("prepare", "profile", "search", "front", "conclude"),
     "export": ("prepare", "export", "conclude"),
 }
 MEASURING: tuple[str, ...] = ("measure",)

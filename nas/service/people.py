@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, delete, or_, select, update
 
-from nas.service.database import Database, clock, insert
+from nas.database import Database, clock, insert
 from nas.service.errors import Conflict, NotFound, ServiceError
 from nas.service.schema import new_id, sessions, tokens, users
 

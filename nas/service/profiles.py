@@ -1,14 +1,16 @@
-"""What finished jobs know of enrolled machines: the devices they profiled there, and how good the predictors are."""
+"""What finished profiles say of the machines that were measured: enrolled ones, and those that workers run on."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 
+from nas.database import Database
 from nas.service.artefacts import Artefacts
-from nas.service.database import Database
 from nas.service.errors import ServiceError
 from nas.service.schema import artefacts as files
 from nas.service.schema import jobs, tasks
@@ -18,39 +20,57 @@ Json = Any
 PROFILE = "profile.json"
 
 
-def profiles_of(db: Database, artefacts: Artefacts, machine: str, owner: str | None, most: int = 20) -> list[Json]:
-    """What was profiled on a machine in jobs of this owner (None: of all), of the newest so many jobs.
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One device in the `profile.json` of a job: `found` has its name, its id, and its predictor with its errors."""
 
-    Each has the job, the device and its predictor with its errors on held-out networks, as in the job's `profile.json`.
+    job_id: str
+    job_name: str
+    found: Mapping[str, Json]
+
+    def to_json(self) -> dict[str, Json]:
+        kept = {"device": self.found["name"], "id": self.found["id"], "predictor": self.found["predictor"]}
+        return {"job": self.job_id, "job_name": self.job_name, **kept}
+
+
+def profiles_of(
+    db: Database, document: Callable[[str], Json], machine: str | None, owner: str | None, most: int = 20
+) -> list[Profile]:
+    """What was profiled on a machine (None: on those of the workers) in jobs of an owner (None: of all), of the newest so many
+    jobs. `document` gives the profile.json of a job, or None where it cannot be read, which stands in the way of nothing here.
     """
     return [
-        {"job": job_id, "job_name": name, "device": entry["name"], "id": entry["id"], "predictor": entry["predictor"]}
+        Profile(job_id, name, entry)
         for job_id, name in _profiled(db, machine, owner, most)
-        for entry in _devices(artefacts, job_id)
-        if entry["device"].get("agent") == machine
+        for entry in (document(job_id) or {}).get("devices", ())
+        if (entry["device"].get("agent") or None) == machine
     ]
 
 
-def _profiled(db: Database, machine: str, owner: str | None, most: int) -> list[tuple[str, str]]:
-    """Jobs with a finished profile that had something measured on this machine."""
-    measured = select(tasks.c.job_id).where(tasks.c.device == machine, tasks.c.state == "SUCCEEDED")
+def read_profile(artefacts: Artefacts, job_id: str) -> dict[str, Json] | None:
+    """The profile.json of a job; None where there is none, or it is damaged."""
+    try:
+        with artefacts.open(job_id, PROFILE) as content:
+            found = json.loads(content.read())
+    except (ServiceError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _profiled(db: Database, machine: str | None, owner: str | None, most: int) -> list[tuple[str, str]]:
+    """Jobs with a profile of their own, not that of the job which they go on from; newest first."""
+    before = files.alias()
+    same = (before.c.job_id == jobs.c.parent, before.c.path == PROFILE, before.c.sha256 == files.c.sha256)
     query = (
         select(jobs.c.id, jobs.c.name)
         .join(files, (files.c.job_id == jobs.c.id) & (files.c.path == PROFILE))
-        .where(jobs.c.id.in_(measured))
+        .where(~exists().where(*same))
         .order_by(jobs.c.id.desc())
         .limit(most)
     )
+    if machine is not None:
+        measured = select(tasks.c.job_id).where(tasks.c.device == machine, tasks.c.state == "SUCCEEDED")
+        query = query.where(jobs.c.id.in_(measured))
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
     return db.read(lambda connection: [(row.id, row.name) for row in connection.execute(query)])
-
-
-def _devices(artefacts: Artefacts, job_id: str) -> list[Json]:
-    """The devices of a job's profile; none where its file is damaged, which stands in the way of nothing here."""
-    try:
-        with artefacts.open(job_id, PROFILE) as content:
-            found: list[Json] = json.loads(content.read())["devices"]
-            return found
-    except (ServiceError, OSError, ValueError, KeyError):
-        return []

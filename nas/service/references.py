@@ -10,6 +10,7 @@ from nas.errors import JobError
 from nas.job import Job, job_from_json
 from nas.service.artefacts import Artefacts
 from nas.service.datasets import registered
+from nas.service.jobs import Job as JobRow
 from nas.service.jobs import JobStore
 from nas.service.specs import DATA, Model, Next, Spec, Whole, changed
 from nas.service.uploads import Uploads
@@ -18,6 +19,8 @@ Json = Any
 
 # Kind of job -> the stage that the one before it must have finished.
 NEEDS = {"profile": "train", "search": "train", "export": "search"}
+SEARCHING = ("run", "search")
+"""Kinds of job that search."""
 _TRAINED = ("space.json", "supernet.safetensors", "train.json")
 _PROFILED = ("tables/", "predictors/", "profile.json")
 # Kind of job -> what it begins with of an earlier job's artefacts: what the stages before it wrote.
@@ -49,13 +52,15 @@ class References:
         if isinstance(spec.asked, Whole):
             self._check_named(spec.asked.job)
             return spec.asked.job.name
-        parent = self._jobs.get(spec.asked.source, owner)
-        if not parent.ended:
-            raise JobError(f"from: job {parent.id} has not ended; wait until it has")
-        stage = NEEDS[spec.kind]
-        if f"{stage}.json" not in self._artefacts.of(parent.id):
-            raise JobError(f"from: job {parent.id} has not finished its {stage} stage, which a {spec.kind} needs")
-        return self.next_job(spec.asked).name
+        self._check_finished("from", spec.asked.source, owner, NEEDS[spec.kind], f"a {spec.kind}")
+        job = self.next_job(spec.asked)
+        for job_id in job.search.warm_start if spec.kind == "search" else ():
+            earlier = self._check_finished("search.warm_start", job_id, owner, "search", "a warm start")
+            if earlier.kind not in SEARCHING:
+                raise JobError(
+                    f"search.warm_start: job {job_id} is an {earlier.kind}; name the search that it went on from"
+                )
+        return job.name
 
     def next_job(self, asked: Next) -> Job:
         """The job of a stage of an earlier job, which has ended."""
@@ -68,6 +73,15 @@ class References:
                 return job_from_json(json.loads(content.read())["job"])
         except (KeyError, ValueError) as error:
             raise JobError(f"job {job_id}: its job.json cannot be read ({error})") from error
+
+    def _check_finished(self, key: str, job_id: str, owner: str | None, stage: str, who: str) -> JobRow:
+        """That a job which the key names is there, the owner's own, and has ended with this stage finished; the job."""
+        found = self._jobs.get(job_id, owner)
+        if not found.ended:
+            raise JobError(f"{key}: job {found.id} has not ended; wait until it has")
+        if f"{stage}.json" not in self._artefacts.of(found.id):
+            raise JobError(f"{key}: job {found.id} has not finished its {stage} stage, which {who} needs")
+        return found
 
     def _check_named(self, job: Job) -> None:
         for path in (job.data.path, job.data.test_path):

@@ -11,12 +11,13 @@ from latency_tables.device import Device, Fingerprint
 from latency_tables.errors import LatencyError
 from latency_tables.measuring.measure import PROTOCOL, OnRound, Protocol
 from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.needs import NEEDS
 from latency_tables.measuring.sessions import Graph
 from nas.agent.wire import GraphRef, joined
+from nas.database import Database
 from nas.errors import FaultError
 from nas.service.blob_rows import TRIES, refer
 from nas.service.blobs import BlobMissing, Blobs
-from nas.service.database import Database
 from nas.service.errors import NotFound
 from nas.service.farm import ONLINE_S, Enrolled, Farm
 from nas.service.leases import Lease
@@ -48,8 +49,8 @@ class RemoteMachine:
     def fingerprint(self) -> Fingerprint:
         return self._enrolled().fingerprint
 
-    def check(self, device: Device) -> None:
-        """`LatencyError` says why the machine cannot run the device, as far as it has told what it offers."""
+    def check(self, device: Device, needs: Sequence[str] = ()) -> None:
+        """`LatencyError` says why the machine cannot run the device or tell the needs, as far as it has told what it offers."""
         enrolled = self._enrolled()
         measuring = enrolled.versions.get("measuring")
         if measuring != str(PROTOCOL):
@@ -71,6 +72,12 @@ class RemoteMachine:
             raise LatencyError(
                 f"device {device.name}: machine {self._agent} has {most} cores, so no {device.threads} threads"
             )
+        lacking = [need for need in needs if need not in enrolled.needs]
+        if lacking:
+            raise LatencyError(
+                f"device {device.name}: machine {self._agent} measures no {lacking[0]}; if it counts it where the agent may "
+                "look, pip install --upgrade 'hwnas[agent,energy]' there and start the agent anew"
+            )
 
     @contextmanager
     def held(self, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -89,29 +96,36 @@ class RemoteMachine:
         protocol: Protocol | None = None,
         earlier: Mapping[str, Measurement] | None = None,
         on_round: OnRound | None = None,
+        needs: Sequence[str] = (),
     ) -> dict[str, Measurement]:
         """`LatencyError` with what the machine says is wrong with a graph; `FaultError` where it failed itself."""
         if not graphs:
             return {}
         keys = {graph.key for graph in graphs}
         known = {key: found for key, found in (earlier or {}).items() if key in keys}
-        task_id = self._submitted(graphs, device, protocol or Protocol(), known)
+        task_id = self._submitted(graphs, device, protocol or Protocol(), known, needs)
         self._wait(task_id, _Replay(known, keys, on_round))
         found = self._farm.tasks.measured(task_id)
         return {graph.key: found[graph.key] for graph in graphs}
 
     def _submitted(
-        self, graphs: Sequence[Graph], device: Device, protocol: Protocol, known: Mapping[str, Measurement]
+        self,
+        graphs: Sequence[Graph],
+        device: Device,
+        protocol: Protocol,
+        known: Mapping[str, Measurement],
+        needs: Sequence[str],
     ) -> str:
-        """The task that measures these, whose models are among the blobs."""
-        fingerprint = self.fingerprint().id
+        """The task that measures these, whose models are among the blobs. It asks for needs that the machine can tell alone."""
+        enrolled = self._enrolled()
+        told = tuple(need for need in needs if need in enrolled.needs)
         for attempt in range(TRIES):
             kept = [self._blobs.put(graph.model) for graph in graphs]
             references = tuple(
                 GraphRef(graph.key, blob.sha256, blob.bytes, graph.dims, graph.shapes)
                 for graph, blob in zip(graphs, kept, strict=True)
             )
-            wanted = Wanted(self._agent, device, protocol, fingerprint, references, known)
+            wanted = Wanted(self._agent, device, protocol, enrolled.fingerprint.id, references, known, told)
             try:
                 return self._farm.tasks.submit(self._lease, wanted, partial(refer, store=self._blobs, found=kept))
             except BlobMissing:  # collected between the two
@@ -187,9 +201,10 @@ class _Replay:
     def _adds(self, found: Measurement) -> bool:
         """Whether it goes on from what is known here: the caller has seen the first rounds of a task that it takes up."""
         before = self.earlier.get(found.key)
-        return before is None or (
-            len(found.rounds) > len(before.rounds) and found.rounds[: len(before.rounds)] == before.rounds
-        )
+        if before is None:
+            return True
+        more = len(found.rounds) > len(before.rounds) or any(getattr(before, n) != getattr(found, n) for n in NEEDS)
+        return more and found.rounds[: len(before.rounds)] == before.rounds
 
 
 def _duration(seconds: float) -> str:

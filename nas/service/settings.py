@@ -26,7 +26,8 @@ class Settings:
 
     `data` is the folder of the embedded default: what is left empty lies in it. `database` and `blobs` are URLs and may hold
     secrets, so they are not shown. `datasets` are paths on the server by the name that jobs use; `evaluators` work side by
-    side in one search. A lease lasts `lease_s` and is renewed every `renew_s`. Blobs that nothing refers to live `grace_s`.
+    side in one search. A lease lasts `lease_s` and is renewed every `renew_s`. Blobs that nothing refers to, and what agents
+    measured for a job that has ended, live `grace_s`.
     """
 
     data: Path

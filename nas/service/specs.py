@@ -46,7 +46,6 @@ SECTIONS = {"profile": ("profile",), "search": ("search", "profile"), "export": 
 _NOT_OURS = {
     "store": "evaluations are kept in the service's database; drop it",
     "ray_address": "the service has its own Ray; drop it",
-    "warm_start": "in the service all searches of one supernet share their evaluations; drop it",
 }
 _WHERE_IMAGES_ARE = (
     f"upload a Parquet file and name it as {UPLOAD}ID, or one that the service has as {DATA}NAME "
@@ -193,6 +192,8 @@ def check_job(job: Job) -> None:
     for name, path in (("path", job.data.path), ("test_path", job.data.test_path)):
         if path is not None and not any(path.startswith(known) and len(path) > len(known) for known in (UPLOAD, DATA)):
             raise JobError(f"job.data.{name}: {path[:80]!r} is no path here; {_WHERE_IMAGES_ARE}")
+    if job.train.start is not None:
+        raise JobError("job.train.start: names a file, which a job of the service cannot; drop it")
     if len(job.devices) > MOST_DEVICES:
         raise JobError(f"job.devices: {len(job.devices)} devices; {MOST_DEVICES} are the most")
     for device in job.devices:
@@ -211,6 +212,11 @@ def _whole(document: Json) -> Whole:
     except (JobError, LatencyError, SpaceError, SupernetError) as error:
         raise JobError(f"job: {error}") from error
     check_job(job)
+    if job.search.warm_start:
+        raise JobError(
+            "job.search.warm_start: of a supernet that is not trained yet nothing is known; search once more `from` this job, "
+            "and name searches of it there"
+        )
     return Whole(job)
 
 

@@ -24,7 +24,7 @@ from nas.agent.wire import (
     joined,
     round_json,
 )
-from nas.service.database import Database, clock, insert
+from nas.database import Database, clock, insert
 from nas.service.errors import Conflict, NotFound
 from nas.service.leases import HELD, Lease, held, lost
 from nas.service.schema import devices, jobs, new_id, rounds, tasks
@@ -180,7 +180,7 @@ class Tasks:
                 connection.execute(delete(rounds).where(rounds.c.task_id == task_id))
             _end(connection, task_id, values)
             if "measured" in outcome:
-                _note_canary(connection, device, task_id, ended.payload["device"], outcome["measured"])
+                _note(connection, device, task_id, ended.payload["device"], outcome["measured"])
             return True
 
         if not self._db.write(work):
@@ -285,7 +285,9 @@ class Tasks:
         for each in found:
             if each.epoch < row.epoch:
                 known.update(joined(known, each.data["measured"]))
-        return Task(row.id, row.epoch, wanted.device, wanted.settings, wanted.fingerprint, wanted.graphs, known)
+        return Task(
+            row.id, row.epoch, wanted.device, wanted.settings, wanted.fingerprint, wanted.graphs, known, wanted.needs
+        )
 
 
 def end_all(connection: Connection, device: str, why: str) -> None:
@@ -339,19 +341,20 @@ def _claim(poll: str) -> Json:
     return {"n": 0, "poll": poll}
 
 
-def _note_canary(connection: Connection, device: str, task_id: str, settings: Json, measured: Json) -> None:
-    """Add how fast the canary was to the history of the machine."""
-    history = (connection.execute(select(devices.c.canary).where(devices.c.name == device)).scalar_one() or {}).get(
-        "history", []
-    )
+def _note(connection: Connection, device: str, task_id: str, settings: Json, measured: Json) -> None:
+    """Add to the history of the machine how fast the canary was, and what inferences took where that was counted."""
+    known = connection.execute(select(devices.c.canary).where(devices.c.name == device)).scalar_one() or {}
+    energies = [each["energy"] for each in measured.values() if each["energy"] is not None]
     found = {
         "at_s": connection.execute(select(clock())).scalar_one(),
         "task": task_id,
         "settings": Device.from_json(settings).id,
         "reference_us": median(each["reference_us"] for each in measured.values()),
+        **{name: median(each[name] for each in energies) for name in ("joules", "watts") if energies},
     }
-    values = {"canary": {"history": [*history, found][-CANARIES:]}}
-    connection.execute(update(devices).where(devices.c.name == device).values(values))
+    joules = known.get("joules", 0.0) + sum(each["joules"] * each["runs"] for each in energies)
+    noted = {"history": [*known.get("history", []), found][-CANARIES:], "joules": joules}
+    connection.execute(update(devices).where(devices.c.name == device).values(canary=noted))
 
 
 def _enrolled(connection: Connection, name: str) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Text, delete, select, type_coerce
 
+from nas.database import Database, clock, insert
 from nas.service import schema
 from nas.service.blob_rows import TRIES, refer
 from nas.service.blobs import BlobMissing, Blobs, Content, Received
-from nas.service.database import Database, clock, insert
 from nas.service.errors import Conflict, NotFound
 from nas.service.inspection import Inspectors
 from nas.service.refusal import UploadRefused
@@ -87,11 +87,12 @@ class Uploads:
         return self._db.read(lambda connection: [Upload(*row) for row in connection.execute(wanted)])
 
     def delete(self, upload_id: str, owner: str | None = None) -> None:
-        """Forget an upload. Raises `NotFound`, and `Conflict` where a job that has not ended names it."""
+        """Forget an upload. Raises `NotFound`, and `Conflict` where a job that has not ended, or one that it goes on from,
+        names it."""
         self.get(upload_id, owner)
-        naming = select(jobs.c.id).where(
-            jobs.c.finished_s.is_(None), type_coerce(jobs.c.spec, Text).contains(upload_id)
-        )
+        line = select(jobs.c.id, jobs.c.parent, jobs.c.spec).where(jobs.c.finished_s.is_(None)).cte(recursive=True)
+        line = line.union_all(select(line.c.id, jobs.c.parent, jobs.c.spec).where(jobs.c.id == line.c.parent))
+        naming = select(line.c.id).where(type_coerce(line.c.spec, Text).contains(upload_id))
 
         def work(connection: Connection) -> None:
             job_id = connection.execute(naming.limit(1)).scalar()

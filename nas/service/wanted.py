@@ -9,7 +9,7 @@ from typing import Any
 from latency_tables.device import Device
 from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.measurement import Measurement
-from nas.agent.wire import GraphRef, settings_json, settings_of
+from nas.agent.wire import GraphRef, read_needs, settings_json, settings_of
 from search_spaces import digest
 
 Json = Any
@@ -25,6 +25,7 @@ class Wanted:
     fingerprint: str
     graphs: tuple[GraphRef, ...]
     earlier: Mapping[str, Measurement] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     @property
     def manner(self) -> Json:
@@ -39,11 +40,12 @@ class Wanted:
     def key(self) -> str:
         """The same for the same graphs measured in the same manner, whatever was measured before."""
         graphs = sorted((graph.to_json() for graph in self.graphs), key=lambda graph: str(graph["key"]))
-        return digest([self.agent, self.manner, graphs], 32)
+        return digest([self.agent, self.manner, graphs, sorted(self.needs)], 32)
 
     def covers(self, other: Wanted) -> bool:
-        """Whether the graphs of the other are among these, measured in the same manner."""
-        return self.manner == other.manner and set(other.graphs) <= set(self.graphs)
+        """Whether the graphs of the other are among these, measured in the same manner, and so are its needs."""
+        less = set(other.graphs) <= set(self.graphs) and set(other.needs) <= set(self.needs)
+        return less and self.manner == other.manner
 
     def to_json(self) -> dict[str, Json]:
         """What is stored; what was measured earlier becomes the first round."""
@@ -52,6 +54,7 @@ class Wanted:
             "settings": settings_json(self.settings),
             "fingerprint": self.fingerprint,
             "graphs": [graph.to_json() for graph in self.graphs],
+            "needs": list(self.needs),
         }
 
     @staticmethod
@@ -62,4 +65,5 @@ class Wanted:
             settings_of(document["settings"]),
             document["fingerprint"],
             tuple(map(GraphRef.from_json, document["graphs"])),
+            needs=read_needs(document.get("needs", ())),
         )

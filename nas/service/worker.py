@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nas.service.database import Database
+from nas.database import Database
+from nas.service.blobs import Blobs
 from nas.service.errors import LeaseLost, NotFound, ServiceError, Unavailable
 from nas.service.hired import Hired
 from nas.service.jobs import Job, JobStore
@@ -39,8 +40,13 @@ LOG = logging.getLogger("nas.worker")
 
 
 def work(settings: Settings, slots: int = 1) -> None:
-    """Do jobs, `slots` of them side by side, until SIGTERM or SIGINT; jobs that are under way are then given back."""
+    """Do jobs, `slots` of them side by side, until SIGTERM or SIGINT; jobs that are under way are then given back.
+
+    Raises `Unavailable` where the files of jobs cannot be written: every job would fail here.
+    """
+    Blobs(settings.blobs_url).check()
     with Database(settings.database_url, wait_s=settings.renew_s) as db:
+        db.upgrade()
         worker = Worker(settings, JobStore(db), slots)
         told: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,6 +76,8 @@ class Worker:
         self._jobs = jobs
         self._slots = slots
         self._hire = hire
+        self._blobs = Blobs(settings.blobs_url)
+        self._without_files = threading.Event()
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._held: dict[str, _Held] = {}
@@ -106,10 +114,12 @@ class Worker:
                 LOG.warning("worker %s has died; its %d jobs go on", worker, self._jobs.release(worker))
 
     def _clear_ended(self) -> None:
-        """Folders of jobs that ended after their worker had died."""
+        """What has ended needs no folder here, whoever ended it: this worker, or one elsewhere after this one had lost it."""
         work = self._settings.work_folder
         for folder in work.glob("j*") if work.exists() else ():
-            self._clear(folder.name)
+            with contextlib.suppress(NotFound):
+                if self._jobs.get(folder.name).ended:
+                    remove(work, folder.name)
 
     def _renew(self) -> None:
         """Tell the database that the worker lives and holds its jobs."""
@@ -161,6 +171,9 @@ class Worker:
 
     def _claimed(self) -> tuple[Job, Lease] | None:
         try:
+            if self._without_files.is_set():
+                self._blobs.check()
+                self._without_files.clear()
             return self._jobs.claim(self.id, self._settings.lease_s)
         except Unavailable as error:
             LOG.warning("%s", error)
@@ -176,11 +189,12 @@ class Worker:
             outcome = self._watched(order, held, keeper)
             LOG.info("job %s: %s %s", job.id, outcome.state, outcome.message, extra={"job": job.id})
             self._recorded(held, outcome)
-            self._clear(job.id)
         except (LeaseLost, Unavailable) as error:  # whoever claims it next goes on
             LOG.warning("job %s: %s", job.id, error, extra={"job": job.id})
         finally:
             del self._held[job.id]
+        with contextlib.suppress(Unavailable):
+            self._clear_ended()
 
     def _watched(self, order: Order, held: _Held, keeper: Hired) -> Outcome:
         """Until the keeper says how the job ended, or is gone itself."""
@@ -220,21 +234,25 @@ class Worker:
         """Also where nobody has said so, but the lease has run out for want of an answer."""
         return held.lost.is_set() or time.monotonic() - held.renewed_s > self._settings.lease_s
 
-    def _clear(self, job_id: str) -> None:
-        """What has ended needs no folder here."""
-        with contextlib.suppress(NotFound):
-            if self._jobs.get(job_id).ended:
-                remove(self._settings.work_folder, job_id)
-
     def _record(self, lease: Lease, outcome: Outcome) -> None:
         if outcome.state == "done":
             self._jobs.finish(lease, "SUCCEEDED", result=outcome.result)
         elif outcome.state == "stopped":
             self._record_stop(lease)
         elif outcome.state == "failed" and outcome.fault in ("infrastructure", "memory"):
-            self._jobs.retry(lease, outcome.fault, outcome.error)
+            self._record_fault(lease, outcome)
         elif outcome.state == "failed":
             self._jobs.finish(lease, "FAILED", error=outcome.error)
+
+    def _record_fault(self, lease: Lease, outcome: Outcome) -> None:
+        """None of the job's own; nor is it counted where the files are away, which no worker could do without."""
+        try:
+            self._blobs.check()
+        except Unavailable as error:
+            self._without_files.set()
+            self._jobs.give_back(lease, str(error))
+        else:
+            self._jobs.retry(lease, outcome.fault, outcome.error)
 
     def _record_stop(self, lease: Lease) -> None:
         """It was told to end: by its owner, by the end of this worker, or by nobody that we know."""

@@ -14,7 +14,9 @@ from threading import Lock
 from plotly.offline import get_plotlyjs
 
 MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-OURS = ("page.css", "icon.svg", "figures.js", "parts.js", "jobs.js", "live.js", "submit.js")
+OURS = ("page.css", "icon.svg", "parts.js", "jobs.js", "live.js", "submit.js", "upload.js")
+SHARED = ("report.css", "report.js")
+"""Which reports have too."""
 # What the bundle of optuna-dashboard takes for the root of the service, and what it is made to take: the part of the page's
 # own address before /dashboard. An absolute path in a new version of it would be one more line here.
 _ROOT = 'location.pathname.split("/dashboard")[0]'
@@ -40,7 +42,7 @@ class Assets:
     def __init__(self) -> None:
         web = files("nas.web").joinpath("static")
         sources = {name: web.joinpath(name).read_bytes() for name in OURS}
-        sources["report.css"] = files("nas").joinpath("report.css").read_bytes()
+        sources |= {name: files("nas").joinpath(name).read_bytes() for name in SHARED}
         sources["plotly.js"] = get_plotlyjs().encode()
         sources["dashboard.js"] = dashboard_bundle()
         self._named = {name: _asset(name, body) for name, body in sources.items()}

@@ -1,20 +1,22 @@
-"""Machines that measure: /devices, /devices/{name}, and making one an enrolled machine."""
+"""Machines that measure: /devices, /devices/{name}, enrolling one and removing it."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from nas.api.access import Access
 from nas.plots import Plot, agreement, axis, dots, line, plot
 from nas.service.errors import ServiceError
 from nas.service.farm import Enrolled
 from nas.service.people import Principal
+from nas.service.profiles import PROFILE, Profile, profiles_of
 from nas.tables import hover_lines, interval, latency_lines, predictor_facts, significant
 from nas.web.site import FORM_BYTES, Person, Posted, Site
 
@@ -23,8 +25,8 @@ Json = Any
 ENROLLERS = "devices-admin"
 WORKERS = "-"
 """In addresses: the machines that workers run on, which measure what names no agent. No machine can be called so."""
-PROFILING = ("run", "profile", "search")
-MOST_PROFILES = 100
+MOST_PROFILES = 50
+"""Jobs of which a machine shows what they profiled."""
 FACTS = {
     "cpu": "Processor",
     "machine": "Architecture",
@@ -40,18 +42,6 @@ Enroller = Annotated[Principal, Depends(Access(ENROLLERS, body_limit_bytes=FORM_
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """What the profile stage of a job found of one device."""
-
-    job_id: str
-    found: dict[str, Json]
-
-    @property
-    def agent(self) -> str:
-        return self.found["device"].get("agent") or WORKERS
-
-
-@dataclass(frozen=True, slots=True)
 class DevicePages:
     site: Site
 
@@ -59,6 +49,7 @@ class DevicePages:
         pages.add_api_route("/devices", self.all, methods=["GET"])
         pages.add_api_route("/devices/enrol", self.enrol, methods=["POST"])
         pages.add_api_route("/devices/{name}", self.one, methods=["GET"])
+        pages.add_api_route("/devices/{name}/remove", self.remove, methods=["POST"])
 
     def all(self, person: Person) -> Response:
         return self._list(person)
@@ -74,10 +65,14 @@ class DevicePages:
         command = f"nas agent --server {server} --enrol {code} --dir nas-agent"
         return self._list(person, name=name, command=command, expires_s=expires_s)
 
+    def remove(self, name: str, person: Enroller) -> Response:
+        self.site.services.farm.revoke(name)
+        return RedirectResponse("/devices", 303)
+
     def one(self, name: str, person: Person) -> Response:
         """One machine: how steady it is, and how well its latencies are predicted."""
         machine = None if name == WORKERS else self.site.services.farm.device(name)
-        mine = [profile for profile in self._profiles(person) if profile.agent == name]
+        mine = self._profiles(person, machine)
         plots: dict[str, Plot] = {}
         if machine is not None and len(machine.canaries) > 1:
             plots["canary"] = _canary_plot(machine)
@@ -93,6 +88,7 @@ class DevicePages:
             name if machine is not None else "The workers' machines",
             "/devices",
             machine=machine,
+            removable=machine is not None and not machine.revoked and ENROLLERS in person.scopes,
             facts=_fingerprint(machine) if machine is not None else {},
             profiles=views,
             plots=plots,
@@ -100,9 +96,6 @@ class DevicePages:
 
     def _list(self, person: Principal, status: int = 200, **enrolling: Json) -> Response:
         """The machines with the last that is known of each; `enrolling` is what the form for a new one says."""
-        profiles: dict[str, list[Profile]] = {}
-        for profile in self._profiles(person):
-            profiles.setdefault(profile.agent, []).append(profile)
         machines = self.site.services.farm.devices()
         return self.site.page(
             "devices.html",
@@ -111,26 +104,25 @@ class DevicePages:
             "/devices",
             status,
             machines=[
-                {"machine": each, "facts": _fingerprint(each), "profiles": _latest(profiles.get(each.name, ()))}
+                {"machine": each, "facts": _fingerprint(each), "profiles": _latest(self._profiles(person, each))}
                 for each in machines
             ],
-            workers=_latest(profiles.get(WORKERS, ())),
+            workers=_latest(self._profiles(person, None)),
             enroller=ENROLLERS in person.scopes,
             enrolling={"name": "", "command": "", "expires_s": None, "fault": "", **enrolling},
         )
 
-    def _profiles(self, person: Principal) -> list[Profile]:
-        """What the person's jobs have profiled, newest first. A job that goes on from another has its profile as well: it
-        counts as that of the first."""
-        services = self.site.services
-        first: dict[str, tuple[str, dict[str, Json]]] = {}
-        for job_id in self.site.records.jobs_with("profile.json", person.owner, PROFILING, "", MOST_PROFILES):
-            files = services.artefacts.of(job_id)
-            document = self.site.records.document(files, "profile.json")
-            if document is not None:
-                first[files["profile.json"].sha256] = (job_id, document)
-        ordered = sorted(first.values(), key=lambda each: each[0], reverse=True)
-        return [Profile(job_id, device) for job_id, document in ordered for device in document.get("devices", ())]
+    def _profiles(self, person: Principal, machine: Enrolled | None) -> list[Profile]:
+        """What the person's jobs have profiled there, newest first."""
+        services, records = self.site.services, self.site.records
+
+        def document(job_id: str) -> dict[str, Json] | None:
+            with suppress(ServiceError):  # a damaged file
+                return records.document(services.artefacts.of(job_id), PROFILE)
+            return None
+
+        name = None if machine is None else machine.name
+        return profiles_of(services.db, document, name, person.owner, MOST_PROFILES)
 
 
 def _latest(profiles: Sequence[Profile]) -> list[dict[str, Json]]:
@@ -146,6 +138,7 @@ def _profile_view(profile: Profile) -> dict[str, Json]:
     predictor = profile.found["predictor"]
     return {
         "job_id": profile.job_id,
+        "job_name": profile.job_name,
         "name": profile.found["name"],
         "settings": profile.found["id"],
         "predictor": predictor,

@@ -5,6 +5,7 @@ There are two sorts, as in nas.service.specs: a whole job, and a stage that goes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -14,15 +15,17 @@ from typing import Any
 import yaml
 
 from latency_tables.device import Device
+from nas.errors import JobError
 from nas.job import PROXIES, ExportSettings, Job, ProfileSettings, SearchSettings, schema_of
-from nas.service.specs import SECTIONS
+from nas.service.specs import LONGEST_NAME, SECTIONS, UPLOAD
+from nas.service.uploads import Upload
 from nas.web.forms import Draft, Field, Section, fields_of, put, read_fields, value_at
 from nas.web.schema_help import help_of
 from search_spaces import FAMILIES
-from supernets.dataset import DataSource
-from supernets.layout import LAYOUTS
+from supernets.datasource import DataSource
 from supernets.recipes import RECIPES
-from supernets.train import TrainSettings
+from supernets.settings import DEVICES as TRAIN_DEVICES
+from supernets.settings import LAYOUTS, TrainSettings
 
 Json = Any
 
@@ -30,7 +33,7 @@ NEW = ("run", "train")
 DOCUMENTED = {"data": DataSource, "train": TrainSettings, "profile": ProfileSettings, "search": SearchSettings}
 DOCUMENTED |= {"export": ExportSettings}
 # The service has its own; nas.service.specs refuses them.
-HIDDEN = ("search.store", "search.ray_address", "search.warm_start")
+HIDDEN = ("search.store", "search.ray_address", "train.start")
 # What most jobs say; the rest is folded away until a job says it too.
 USUAL = (
     "name", "data.kind", "data.path", "data.channels", "space.family", "space.settings", "train.recipe", "train.epochs",
@@ -42,6 +45,7 @@ OPTIONS = {
     "space.family": tuple(FAMILIES),
     "train.recipe": tuple(RECIPES),
     "train.layout": ("auto", *LAYOUTS),
+    "train.device": TRAIN_DEVICES,
     "search.warm_up": PROXIES,
 }
 HELP = {
@@ -58,6 +62,7 @@ HELP = {
     "train.epochs": "Passes over the training images.",
     "train.batch": "Images a step.",
     "train.learning_rate": "Its peak.",
+    "train.device": "Where to train; auto takes a GPU where there is one.",
     "train.layout": "Number type and memory format; auto measures which is fastest.",
     "train.augment.shift_px": "Images are moved by so many pixels at most.",
     "train.augment.mirror": "Whether images may be mirrored.",
@@ -128,6 +133,20 @@ def example() -> Draft:
     """The draft of somebody who has none: the digits, which take a minute."""
     job = yaml.safe_load(files("nas").joinpath("demo.yaml").read_text(encoding="utf-8"))
     return {"kind": "run", "job": job}
+
+
+def upload_draft(upload: Upload) -> Draft:
+    """A first job with a file: a model is measured, images are trained on."""
+    if upload.kind == "onnx":
+        return {"kind": "profile", "model": upload.id, "device": {"name": "cpu_t1"}}
+    if upload.kind != "parquet":
+        raise JobError(f"{upload.id}: is of kind {upload.kind}; jobs take onnx and parquet")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", upload.name.removesuffix(".parquet")).strip("-._")[:LONGEST_NAME]
+    columns = {
+        f"{each}_column": upload.facts[each] for each in ("image", "label") if upload.facts.get(each, each) != each
+    }
+    data = {"kind": "parquet", "path": f"{UPLOAD}{upload.id}", **columns}
+    return {"kind": "run", "job": {"name": name or "images", "data": data, "space": {"family": next(iter(FAMILIES))}}}
 
 
 @cache

@@ -19,6 +19,7 @@ from nas.service.people import Principal
 from nas.web.job_view import WAITING, job_view, stage_views
 from nas.web.optuna_pages import has_studies
 from nas.web.picture import DRAWN, front_rows, picture_of
+from nas.web.rendering import STATES as STATE_WORDS
 from nas.web.site import FORM_BYTES, Owner, Person, Posted, Site
 
 Json = Any
@@ -87,7 +88,7 @@ class JobPages:
         return self.site.page(
             "job.html",
             person,
-            job.name,
+            f"{STATE_WORDS[job.state]}: {job.name}",
             "/jobs",
             job=view,
             everybody=person.admin,

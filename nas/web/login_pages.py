@@ -26,9 +26,10 @@ class LoginPages:
         pages.add_api_route("/login", self.enter, methods=["POST"])
         pages.add_api_route("/logout", self.leave, methods=["POST"])
 
-    def ask(self, anybody: Anybody, code: str = "", next: str = "") -> Response:
+    def ask(self, request: Request, anybody: Anybody, code: str = "", next: str = "") -> Response:
         """The form, with the code of a one-time link filled in: whatever fetches links beforehand must not use it up."""
-        return self._form(code, next)
+        over = bool(next) and request.app.state.doorkeeper.cookie in request.cookies
+        return self._form(code, next, over=over)
 
     def enter(self, request: Request, form: Posted, anybody: Knocking) -> Response:
         """Open a session and go where the person wanted to."""
@@ -46,7 +47,8 @@ class LoginPages:
         request.app.state.doorkeeper.sign_out(request, answer)
         return answer
 
-    def _form(self, code: str, wanted: str, fault: str = "", status: int = 200) -> Response:
+    def _form(self, code: str, wanted: str, fault: str = "", status: int = 200, over: bool = False) -> Response:
+        """`over`: the browser has the cookie of a session that is none any more."""
         return self.site.page(
             "login.html",
             None,
@@ -55,6 +57,7 @@ class LoginPages:
             code=code,
             next=_within(wanted),
             fault=fault[:1].upper() + fault[1:],
+            over=over,
         )
 
 

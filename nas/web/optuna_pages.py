@@ -18,7 +18,6 @@ from typing import cast
 from a2wsgi import WSGIMiddleware
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nas.api.refusals import Refusal
@@ -74,11 +73,10 @@ class OptunaPages:
             pages.add_api_route(path, self.start, methods=["GET"])
         for path in (base + "/dashboard", base + "/dashboard/{rest:path}"):
             pages.add_api_route(path, self.page, methods=["GET"])
-        # What its script asks for is answered in JSON, refusals too.
         for path in (base + "/api/{rest:path}", base + "/csv/{rest:path}"):
-            pages.add_api_route(path, self.data, methods=["GET"], route_class_override=APIRoute)
+            pages.add_api_route(path, self.data, methods=["GET"])
         writes = ["POST", "PUT", "PATCH", "DELETE"]
-        pages.add_api_route(base + "/{rest:path}", self.refuse, methods=writes, route_class_override=APIRoute)
+        pages.add_api_route(base + "/{rest:path}", self.refuse, methods=writes)
 
     def start(self, job_id: str, person: Owner) -> Response:
         return RedirectResponse(f"/jobs/{job_id}/optuna/dashboard", 303)

@@ -18,18 +18,26 @@ from nas.web.login_pages import LoginPages
 from nas.web.optuna_pages import OptunaPages
 from nas.web.records import Records
 from nas.web.rendering import Templates
-from nas.web.site import Person, Site, route_class
+from nas.web.site import Person, Site
 from nas.web.submit_pages import SubmitPages
 from nas.web.supernet_pages import SupernetPages
+from nas.web.token_pages import TokenPages
+from nas.web.upload_pages import UploadPages
 
+PARTS = (LoginPages, JobPages, SubmitPages, UploadPages, SupernetPages, DevicePages, TokenPages, OptunaPages)
 FOR_GOOD = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}
 
 
-def router(services: Services) -> APIRouter:
-    """The pages of these services; their app must have a doorkeeper, as nas.api.app gives it."""
+def site_of(services: Services) -> Site:
+    """What the pages of these services are made with."""
     assets = Assets()
-    site = Site(services, assets, Templates(assets), Records(services.db, services.blobs))
-    pages = APIRouter(route_class=route_class(site), include_in_schema=False)
+    return Site(services, assets, Templates(assets), Records(services.db, services.blobs))
+
+
+def router(site: Site) -> APIRouter:
+    """The pages; their app must have a doorkeeper, as nas.api.app gives it."""
+    assets = site.assets
+    pages = APIRouter(include_in_schema=False)
 
     @pages.get("/")
     def home(person: Person) -> Response:
@@ -45,6 +53,6 @@ def router(services: Services) -> APIRouter:
             return Response(packed, media_type=asset.media_type, headers={**FOR_GOOD, "Content-Encoding": "gzip"})
         return Response(asset.body, media_type=asset.media_type, headers=FOR_GOOD)
 
-    for part in (LoginPages, JobPages, SubmitPages, SupernetPages, DevicePages, OptunaPages):
+    for part in PARTS:
         part(site).add_to(pages)
     return pages

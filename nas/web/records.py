@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Text, or_, select, type_coerce
 
+from nas.database import Database
 from nas.service.artefacts import Artefact
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.events import Event
 from nas.service.schema import artefacts as files
 from nas.service.schema import events, jobs
@@ -24,6 +26,20 @@ LARGEST_BYTES = 16 * 2**20
 """Of a document that a page reads; one that is larger can be downloaded."""
 KEPT_BYTES = 32 * 2**20
 """Of documents that stay parsed, in files; in memory they take some five times that."""
+
+
+MOST_NAMING = 500
+"""Jobs that name uploads, of which it is told; the newest."""
+_UPLOAD_ID = re.compile(r"\bu[0-9a-z]{26}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """A job that names an upload."""
+
+    id: str
+    name: str
+    ended: bool
 
 
 class Records:
@@ -56,6 +72,23 @@ class Records:
         if before:
             query = query.where(files.c.job_id < before)
         return self._db.read(lambda connection: list(connection.execute(query).scalars()))
+
+    def jobs_naming(self, uploads: Sequence[str], owner: str | None) -> dict[str, list[Naming]]:
+        """Upload -> the jobs whose spec names it, newest first; `owner` None: anybody's."""
+        spec = type_coerce(jobs.c.spec, Text)
+        query = (
+            select(jobs.c.id, jobs.c.name, jobs.c.finished_s, spec.label("spec_text"))
+            .where(or_(spec.contains('"upload:u'), spec.contains('"model":"u')))
+            .order_by(jobs.c.id.desc())
+            .limit(MOST_NAMING)
+        )
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        found: dict[str, list[Naming]] = {upload: [] for upload in uploads}
+        for row in self._db.read(lambda connection: connection.execute(query).all()) if uploads else ():
+            for upload in found.keys() & set(_UPLOAD_ID.findall(row.spec_text)):
+                found[upload].append(Naming(row.id, row.name, row.finished_s is not None))
+        return found
 
     def document(self, artefacts: Mapping[str, Artefact], path: str) -> dict[str, Json] | None:
         """A JSON object among a job's files; None where it is not there, too large, or no such thing."""

@@ -17,7 +17,7 @@ from nas.errors import JobError
 from nas.service.errors import LimitReached, NotFound
 from nas.service.people import Principal
 from nas.service.specs import SECTIONS, check_spec, read_spec
-from nas.web.drafts import NEW, PRIORITY, USUAL, Form, example, new_form, next_form
+from nas.web.drafts import NEW, PRIORITY, USUAL, Form, example, new_form, next_form, upload_draft
 from nas.web.forms import Draft, fault_places, value_at
 from nas.web.rendering import yaml_text
 from nas.web.site import Person, Posted, Site
@@ -30,6 +30,7 @@ MOST_HINTS = 50
 LONGEST_ID = 100
 Submitter = Annotated[Principal, Depends(Access("page", owner="caller", body_limit_bytes=BODY_BYTES))]
 From = Annotated[str, Query(alias="from", max_length=LONGEST_ID)]
+Id = Annotated[str, Query(max_length=LONGEST_ID)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,11 @@ class SubmitPages:
         pages.add_api_route("/submit", self.send, methods=["POST"])
         pages.add_api_route("/submit/preview", self.preview, methods=["POST"])
 
-    def new(self, person: Person, source: From = "", kind: str = "") -> Response:
-        """A draft to start from: the example, a job like an earlier one, or a stage that goes on from one."""
-        if not source:
+    def new(self, person: Person, source: From = "", kind: str = "", upload: Id = "") -> Response:
+        """A draft to start from: the example, a first job with an upload, or one like or from an earlier job."""
+        if upload:
+            draft = upload_draft(self.site.services.uploads.get(upload, person.owner))
+        elif not source:
             draft = example()
         elif kind in SECTIONS:
             draft = {"kind": kind, "from": source}

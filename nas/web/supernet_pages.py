@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,14 @@ class SupernetPages:
     def all(self, person: Person, before: str = "") -> Response:
         """The supernets of a person, newest first."""
         ids = self.site.records.jobs_with("train.json", person.owner, TRAINING, before, ON_A_PAGE + 1)
-        shown = [view for job_id in ids[:ON_A_PAGE] if (view := self._view(person, job_id)) is not None]
+        names = self.site.services.people.names() if person.admin else {}
+        shown = [view for job_id in ids[:ON_A_PAGE] if (view := self._view(person, job_id, names)) is not None]
         older = f"/supernets?before={ids[ON_A_PAGE - 1]}" if len(ids) > ON_A_PAGE else ""
         return self.site.page(
             "supernets.html", person, "Supernets", "/supernets", supernets=shown, older=older, before=before
         )
 
-    def _view(self, person: Principal, job_id: str) -> dict[str, Json] | None:
+    def _view(self, person: Principal, job_id: str, names: Mapping[str, str]) -> dict[str, Json] | None:
         files = self.site.services.artefacts.of(job_id)
         trained = self.site.records.document(files, "train.json")
         if trained is None:
@@ -44,6 +46,7 @@ class SupernetPages:
         size = trained.get("space", {}).get("size")
         return {
             "job": job,
+            "owner": names.get(job.owner, ""),
             "size": scientific(size) if isinstance(size, int) else "",
             "searched": "search.json" in files,
             "supernet": trained.get("supernet", {}),

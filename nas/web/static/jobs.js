@@ -4,7 +4,7 @@
   const EVERY_MS = 2000, LONGEST_MS = 30000;
   let wait = EVERY_MS;
   const again = async () => {
-    if (!document.hidden) wait = (await Parts.renew()) ? EVERY_MS : Math.min(2 * wait, LONGEST_MS);
+    if (!document.hidden) wait = (await Parts.renew()) === "fine" ? EVERY_MS : Math.min(2 * wait, LONGEST_MS);
     setTimeout(again, wait);
   };
   setTimeout(again, wait);

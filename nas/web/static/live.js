@@ -2,7 +2,8 @@
 (() => {
   "use strict";
   const SYMBOLS = ["circle", "square", "triangle-up", "cross", "pentagon", "star"];
-  const COLORS = 6, MOST_LINES = 1000, DRAW_MS = 250, RENEW_MS = 1000;
+  const COLORS = 6, MOST_LINES = 1000, DRAW_MS = 250, RENEW_MS = 1000, ANYWAY_MS = 15000;
+  const FIRST_RETRY_MS = 2000, LONGEST_RETRY_MS = 60000;
   const ENDED = ["SUCCEEDED", "FAILED", "CANCELLED"];
   const at = (id) => document.getElementById(id);
   const read = () => JSON.parse(at("picture").textContent);
@@ -201,7 +202,8 @@
     artefact: () => renew(),
     state: (data) => {
       if (ENDED.includes(data.state)) {
-        source.close();
+        picture.ended = true;
+        mute();
         picture.progress = null;
         touch("progress");
       }
@@ -209,24 +211,52 @@
     },
   };
 
-  let source;
+  let source = null, retryMs = FIRST_RETRY_MS;
+  const mute = () => {
+    source?.close();
+    source = null;
+  };
+
+  // A browser has six connections to a host for all of its tabs: one that nobody looks at gives its own back, and goes on from
+  // the last event that it has heard when somebody does.
   const listen = () => {
+    if (picture.ended || document.hidden || source) return;
     source = new EventSource(`/v1/jobs/${picture.job}/events?after=${picture.seq}`);
     for (const [kind, heard] of Object.entries(HEARD)) {
-      source.addEventListener(kind, (event) => heard(JSON.parse(event.data)));
+      source.addEventListener(kind, (event) => {
+        picture.seq = Number(event.lastEventId);
+        heard(JSON.parse(event.data));
+      });
     }
-    source.onopen = () => { at("lost").hidden = true; };
-    source.onerror = () => {
-      const over = source.readyState === EventSource.CLOSED;
-      const hint = over ? "load this page again" : "it is tried again";
-      at("lost").textContent = `The connection to the service is lost; ${hint}.`;
-      at("lost").hidden = false;
+    source.onopen = () => {
+      retryMs = FIRST_RETRY_MS;
+      Parts.tell("fine");
     };
+    source.onerror = () => {
+      Parts.tell("away");
+      // Where the connection broke, the browser tries again by itself; where a proxy answered in place of the service, or the
+      // login is over, it does not.
+      if (source.readyState === EventSource.CLOSED) {
+        mute();
+        later();
+      }
+    };
+  };
+
+  const later = () => {
+    setTimeout(async () => {
+      if ((await Parts.renew()) === "fine") listen();
+      else later();
+    }, retryMs);
+    retryMs = Math.min(2 * retryMs, LONGEST_RETRY_MS);
   };
 
   at("level").addEventListener("change", (event) => { at("log").dataset.level = event.target.value; });
   at("level-go").hidden = true;
   at("log").scrollTop = at("log").scrollHeight;
   Object.keys(DRAWN).forEach(touch);
-  if (!picture.ended) listen();
+  listen();
+  document.addEventListener("visibilitychange", () => (document.hidden ? mute() : listen()));
+  // What no event tells: how long it has run, its place in the queue; and, in a tab that nobody looks at, the title.
+  setInterval(() => { if (!picture.ended) Parts.renew(); }, ANYWAY_MS);
 })();

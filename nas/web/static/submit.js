@@ -4,6 +4,7 @@
   const PAUSE_MS = 300;
   const form = document.getElementById("submission"), yaml = document.getElementById("yaml");
   const general = document.getElementById("faults"), button = document.getElementById("preview");
+  const byHand = document.getElementById("by-hand");
   if (!button) return;
   button.hidden = true;
   let waiting = null, asked = 0;
@@ -35,7 +36,7 @@
       const answer = await fetch("/submit/preview", { method: "POST", body: posted });
       if (!answer.ok || number !== asked) return;
       const found = await answer.json();
-      yaml.value = found.yaml;
+      if (byHand.hidden) yaml.value = found.yaml;
       form.querySelectorAll("[data-path]").forEach((box) => tell(box, found.faults[box.dataset.path]));
       general.replaceChildren(...found.others.map((text) => {
         const line = document.createElement("p");
@@ -49,7 +50,10 @@
   };
 
   form.addEventListener("input", (event) => {
-    if (event.target === yaml) return;
+    if (event.target === yaml) {
+      byHand.hidden = false;  // from now on nothing here overwrites it
+      return;
+    }
     clearTimeout(waiting);
     waiting = setTimeout(preview, PAUSE_MS);
   });

@@ -6,7 +6,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from nas.agent.wire import WIRE
 from nas.api.app import make_app, open_services
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.people import SCOPES
 from nas.service.settings import Settings
 from tests.nas.agent.fakes import ABOUT

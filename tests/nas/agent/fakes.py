@@ -6,13 +6,16 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 from latency_tables.device import Device, Fingerprint
 from latency_tables.errors import LatencyError
+from latency_tables.measuring.energy import Energy
+from latency_tables.measuring.footprint import Footprint
 from latency_tables.measuring.measurement import Measurement, Round
+from latency_tables.measuring.needs import NEEDS, with_needs
 from latency_tables.measuring.sessions import Graph
 from latency_tables.offers import Offers
 from nas.agent.bench import measure_work
@@ -29,7 +32,17 @@ from nas.service.people import Principal
 Json = Any
 
 HERE = Fingerprint("Cortex-A72", "aarch64", 4, 4, "Linux 6.1", "1.23.0")
-ABOUT = About(HERE, Offers((Device("cpu_t1"), Device("cpu_t4", threads=4)), ()), {"hwnas": "0.1.0", "measuring": "2"})
+ABOUT = About(
+    HERE,
+    Offers((Device("cpu_t1"), Device("cpu_t4", threads=4)), ()),
+    {"hwnas": "0.1.0", "measuring": "2"},
+    NEEDS,
+)
+ENERGY = Energy(0.02, 4.0, 50, "soc")
+FINDS = {
+    "footprint": lambda graph, device: Footprint(len(graph.model), 2.0, 3.0),
+    "energy": lambda graph, device: ENERGY,
+}
 BROKEN = b"broken"
 """A model that does not load."""
 
@@ -48,7 +61,10 @@ def measurement(key: str, rounds: Sequence[Round], ended: str = "precision") -> 
 
 @dataclass
 class FakeMachine:
-    """Measures so many rounds of every graph, with times drawn from `rng`; `crash` is the chance to end after a round."""
+    """Measures so many rounds of every graph, with times drawn from `rng`; `crash` is the chance to end after a round.
+
+    A footprint is told from the model, and energy is the same for all.
+    """
 
     rng: random.Random
     rounds: int = 3
@@ -58,13 +74,19 @@ class FakeMachine:
     def fingerprint(self) -> Fingerprint:
         return self.identity
 
-    def check(self, device: Device) -> None:
+    def check(self, device: Device, needs: Sequence[str] = ()) -> None:
         pass
 
     def held(self, on_wait=None):
         return nullcontext()
 
-    def measure(self, graphs: Sequence[Graph], device, *, protocol=None, earlier=None, on_round=None):
+    def measure(self, graphs: Sequence[Graph], device, *, protocol=None, earlier=None, on_round=None, needs=()):
+        def tell(number, most, found):
+            on_round(number, most, found)
+            if self.rng.random() < self.crash:
+                raise Crash
+
+        told = {key: {name: getattr(known, name) for name in NEEDS} for key, known in earlier.items()}
         taken = {graph.key: list(earlier[graph.key].rounds) if graph.key in earlier else [] for graph in graphs}
         for graph in graphs:
             if graph.model.startswith(BROKEN):
@@ -75,10 +97,9 @@ class FakeMachine:
                 break
             for key in todo:
                 taken[key].append(Round((self.rng.uniform(1, 2),), 100.0, 1.0))
-            on_round(number, self.rounds, {key: measurement(key, taken[key], "interrupted") for key in todo})
-            if self.rng.random() < self.crash:
-                raise Crash
-        return {key: measurement(key, rounds) for key, rounds in taken.items()}
+            tell(number, self.rounds, {key: measurement(key, taken[key], "interrupted") for key in todo})
+        found = {key: replace(measurement(key, rounds), **told.get(key, {})) for key, rounds in taken.items()}
+        return with_needs(found, graphs, device, {name: FINDS[name] for name in needs}, tell)
 
 
 @dataclass

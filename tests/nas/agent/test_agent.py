@@ -2,18 +2,21 @@
 
 import errno
 import random
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from latency_tables.device import Device
 from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.needs import NEEDS
 from nas.agent.agent import HEARTBEAT_S, LONGEST_WAIT_S, Agent
 from nas.agent.bench import measure_work
 from nas.agent.errors import Away, Refused, Stale, Unwelcome
 from nas.agent.models import Models
 from nas.agent.spool import Spool
-from nas.agent.wire import GraphRef, Task
-from tests.nas.agent.fakes import ABOUT, HERE, Crash, FakeMachine, FakeMeasurer, FakeRunning
+from nas.agent.wire import GraphRef, Task, check_outcome, check_round, measured_of
+from tests.nas.agent.fakes import ABOUT, ENERGY, FINDS, HERE, Crash, FakeMachine, FakeMeasurer, FakeRunning
 from tests.nas.agent.test_models import MODEL, reference
 
 TASK = Task("t01", 2, Device("board"), Protocol(), HERE.id, (reference(MODEL, "a"), reference(MODEL, "b")))
@@ -241,6 +244,26 @@ def test_rounds_that_were_measured_before_a_crash_are_part_of_the_result(spool):
     measure_work(work, models, FakeMachine(random.Random(1)))
     assert all(work.measured()[key].rounds[:1] == found.rounds for key, found in before.items())
     assert len(work.rounds()) == 3
+
+
+def test_needs_that_were_found_before_a_crash_are_not_found_again(spool, monkeypatch):
+    models = Models(spool.folder / "models")
+    models.path(TASK.graphs[0].sha256).write_bytes(MODEL)
+    work = spool.begin(replace(TASK, needs=NEEDS).to_json())
+    asked: list[str] = []
+    monkeypatch.setitem(FINDS, "energy", lambda graph, device: asked.append(graph.key) or ENERGY)
+    for crash in (1.0,) * 5 + (0.0,):
+        assert work.outcome is None
+        with suppress(Crash):
+            measure_work(work, models, FakeMachine(random.Random(0), crash=crash))
+    assert asked == ["a", "b"]
+    assert len(work.rounds()) == 5
+    assert measured_of(work.outcome["measured"], ["a", "b"]) == work.measured()
+    assert {found.energy for found in work.measured().values()} == {ENERGY}
+    assert {found.footprint.model_bytes for found in work.measured().values()} == {len(MODEL)}
+    check_outcome(work.outcome, ["a", "b"])
+    for path in work.rounds():
+        check_round(work.round(path), ["a", "b"])
 
 
 def test_a_model_that_is_missing_at_the_server_is_told_as_an_error(spool):

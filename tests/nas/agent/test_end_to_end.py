@@ -15,9 +15,10 @@ import pytest
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
 from latency_tables.measuring.measure import CANARY, Protocol
+from latency_tables.measuring.needs import AT_ONCE
 from latency_tables.measuring.sessions import Graph
+from nas.database import Database
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.farm import Farm
 from nas.service.jobs import JobStore
 from nas.service.remote import RemoteMachine
@@ -151,13 +152,17 @@ def test_measuring_elsewhere_outlives_a_killed_server_and_a_killed_agent(site):
 
     again = machine.measure(graphs[:1], Device("here"), protocol=SLOWLY)
     assert again["a"] == found["a"]  # what was measured for the job is not measured twice
+    assert machine.check(Device("here"), ["footprint"]) is None
+    weighed = machine.measure(graphs[:1], Device("here"), protocol=AT_ONCE, needs=["footprint"])["a"]
+    assert weighed.footprint.model_bytes == len(graphs[0].model)
+    assert weighed.footprint.load_ms > 0
     with pytest.raises(LatencyError, match=r"machine board: graph 'c' does not load"):
         machine.measure([Graph("c", b"no model")], Device("here"), protocol=SLOWLY)
 
     site.agent.send_signal(signal.SIGTERM)
     assert site.agent.wait(10) == 0
     canaries = site.farm.device("board").canaries
-    assert [each.settings for each in canaries] == ["cpu_t1_fp32_b1"]
+    assert [each.settings for each in canaries] == ["cpu_t1_fp32_b1"] * 2
 
 
 @pytest.mark.slow

@@ -19,12 +19,12 @@ from nas.agent.errors import AgentError
 from nas.agent.models import Models
 from nas.agent.spool import Spool
 from nas.agent.wire import GraphRef, joined
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.farm import Farm
 from nas.service.jobs import JobStore
 from nas.service.tasks import TaskLost
 from nas.service.wanted import Wanted
-from tests.nas.agent.fakes import ABOUT, BROKEN, HERE, Desk, FakeMachine, FakeMeasurer, Killed, Link
+from tests.nas.agent.fakes import ABOUT, BROKEN, ENERGY, HERE, Desk, FakeMachine, FakeMeasurer, Killed, Link
 from tests.nas.service.databases import Time, add_user, in_memory, submission
 
 TASKS = 10
@@ -74,7 +74,7 @@ class Simulation:
             digest = sha256(model).hexdigest()
             self.models[digest] = model
             graphs = tuple(GraphRef(key, digest, len(model)) for key in ("a", "b"))
-            wanted = Wanted(name, DEVICE, Protocol(), HERE.id, graphs)
+            wanted = Wanted(name, DEVICE, Protocol(), HERE.id, graphs, needs=("energy",) if number % 2 else ())
             self.tasks[self.farm.tasks.submit(self.lease, wanted, lambda connection: None)] = model
 
     def begin(self, name: str) -> None:
@@ -188,4 +188,5 @@ def test_every_task_ends_once_with_all_that_was_acknowledged(torn, monkeypatch, 
             for key, before in known.items():
                 assert found[key].rounds[: len(before.rounds)] == before.rounds
             assert {key: len(each.rounds) for key, each in found.items()} == {"a": 3, "b": 3}
+            assert {each.energy for each in found.values()} == {ENERGY if int(model.split()[-1]) % 2 else None}
         simulation.db.close()

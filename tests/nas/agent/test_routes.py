@@ -9,7 +9,7 @@ from latency_tables.device import Device
 from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.measurement import Round
 from nas.agent.transport import Http
-from nas.agent.wire import WIRE, GraphRef, measured_json
+from nas.agent.wire import OLDEST, WIRE, GraphRef, measured_json
 from nas.service.jobs import JobStore
 from nas.service.wanted import Wanted
 from tests.nas.agent.conftest import Caller, enrolled
@@ -105,7 +105,7 @@ def test_machines_are_listed_removed_and_gone(web, person, machine):
     assert person.delete("/v1/devices/nobody").status_code == 404
 
 
-@pytest.mark.parametrize("wire", [WIRE - 1, WIRE + 1])
+@pytest.mark.parametrize("wire", [OLDEST - 1, WIRE + 1])
 @pytest.mark.parametrize("word", ["enrol", "hello", "poll"])
 def test_another_version_is_told_so(machine, wire, word):
     answer = machine.post(f"/v1/agent/{word}", {"wire": wire})

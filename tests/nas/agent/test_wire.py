@@ -1,6 +1,7 @@
 """What agents and servers say to each other: read back as it was written, and anything else refused in one line."""
 
 import copy
+import dataclasses
 import json
 import math
 import random
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from latency_tables.device import Device
 from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.measurement import Round
+from latency_tables.measuring.needs import NEEDS
 from nas.agent import wire
 from nas.agent.errors import AgentError
 from nas.agent.reading import MAX_MESSAGE, read_json
@@ -52,7 +54,9 @@ def tasks(draw) -> Task:
         budget_s=draw(st.floats(0.1, 1e6) | st.just(math.inf)),
         seed=draw(st.integers(0, 9)),
     )
-    return Task("t01", draw(st.integers(1, 99)), Device("board", threads=2), protocol, "f" * 12, tuple(found), earlier)
+    needs = draw(st.lists(st.sampled_from(NEEDS), unique=True))
+    device = Device("board", threads=2)
+    return Task("t01", draw(st.integers(1, 99)), device, protocol, "f" * 12, tuple(found), earlier, tuple(needs))
 
 
 def sent(document):
@@ -68,6 +72,18 @@ def test_what_an_agent_says_of_itself_is_read_as_it_was_written():
     assert About.from_json(sent(ABOUT.to_json())) == ABOUT
     here = About.here()
     assert About.from_json(sent(here.to_json())) == here
+
+
+def test_agents_of_version_1_are_understood_and_understand():
+    """Which knew no needs: they say none, and refuse a task with a key that they do not know."""
+    said = ABOUT.to_json()
+    del said["offers"]["needs"]
+    assert About.from_json(sent(said)) == dataclasses.replace(ABOUT, needs=())
+    task = dataclasses.replace(TASK, needs=())
+    known = {"id", "epoch", "measuring", "device", "settings", "fingerprint", "graphs", "earlier"}
+    assert task.to_json().keys() == known
+    assert Task.from_json(sent(task.to_json())) == task
+    check_wire({"wire": 1})
 
 
 JUNK = st.recursive(
@@ -103,7 +119,14 @@ def damaged(data, document):
 ROUND = round_json(3, 7, 80, {"a": measurement("a", rounds(4)), "b": measurement("b", rounds(2))}, {"a": 3})
 OUTCOME = sent({"measured": {key: measurement(key, rounds(2)).to_json() for key in KEYS}})
 TASK = Task(
-    "t01", 1, Device("board"), Protocol(), "f" * 12, (GraphRef("a", "0" * 64, 5),), {"a": measurement("a", rounds(2))}
+    "t01",
+    1,
+    Device("board"),
+    Protocol(),
+    "f" * 12,
+    (GraphRef("a", "0" * 64, 5),),
+    {"a": measurement("a", rounds(2))},
+    NEEDS,
 )
 READERS = {
     "task": (TASK.to_json(), Task.from_json),
@@ -183,6 +206,9 @@ def test_another_version_is_told_apart_in_one_line(said, complaint):
         ({"earlier": {"z": TASK.to_json()["earlier"]["a"]}}, "no graph 'z'"),
         ({"device": {"name": "../x"}}, "a device's name"),
         ({"id": "../x"}, "an id is"),
+        ({"needs": ["energy", "energy"]}, "needs: wanted some of footprint, energy, not"),
+        ({"needs": ["sleep"]}, "needs: wanted some of footprint, energy, not"),
+        ({"needs": "energy"}, "needs: wanted a list"),
     ],
 )
 def test_a_task_that_asks_for_too_much_is_refused(change, complaint):

@@ -1,18 +1,23 @@
 """Whether the service is well, and its numbers."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
 from nas.api.health import Readiness
 from nas.api.metrics import Metrics
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.errors import Unavailable
 from nas.service.events import EventLog
+from nas.service.farm import Farm
 from nas.service.jobs import JobStore, Submission
 from nas.service.people import People
-from nas.service.schema import new_id
+from nas.service.schema import devices, new_id
+from tests.nas.agent.fakes import ABOUT
 
 pytest_plugins = ["tests.nas.searching.postgres"]
 
@@ -42,6 +47,24 @@ def test_what_is_not_well_is_told_with_another_status(site, monkeypatch):
     with site.stranger() as stranger:
         answer = stranger.get("/readyz")
     assert (answer.status_code, answer.json()["ok"]) == (503, False)
+
+
+def test_a_store_that_says_nothing_keeps_only_the_first_who_asks(site, monkeypatch):
+    monkeypatch.setattr("nas.api.health.PATIENCE_S", 0.01)
+    asked, answers = threading.Event(), threading.Event()
+
+    class Silent(Away):
+        def check(self) -> None:
+            asked.set()
+            answers.wait()
+
+    readiness = Readiness(replace(site.services, blobs=Silent()))
+    with ThreadPoolExecutor(1) as first:
+        waiting = first.submit(readiness.checks)
+        asked.wait()
+        assert set(readiness.checks()) == {"answers"}
+        answers.set()
+        assert "answers" not in waiting.result()
 
 
 def test_however_often_it_is_asked_it_is_looked_up_once(site):
@@ -107,6 +130,34 @@ def test_the_numbers_are_those_of_the_database(db):
     assert (found["nas_stage_seconds_count", "train"], found["nas_stage_seconds_sum", "train"]) == (2, 2.0)
     assert found["nas_front_points_total",] == 2
     assert found["nas_evaluations_total",] == 2
+
+
+def test_machines_have_numbers_of_their_own(db):
+    farm = Farm(db)
+    user = People(db).add("ada")
+    for name in ("board", "phone", "old"):
+        farm.enrol(farm.enrolment(name, user.id)[0], "n", ABOUT)
+    farm.revoke("old")
+    noted = [
+        {"at_s": 1.0, "task": "t1", "settings": "cpu_t1", "reference_us": 90.0, "joules": 0.5, "watts": 9.0},
+        {"at_s": 2.0, "task": "t2", "settings": "cpu_t1", "reference_us": 100.0, "joules": 0.25, "watts": 8.0},
+        {"at_s": 3.0, "task": "t3", "settings": "cpu_t4", "reference_us": 50.0},
+    ]
+    with db._engine.begin() as connection:
+        row = {"history": noted, "joules": 70.0}
+        connection.execute(update(devices).where(devices.c.name == "board").values(canary=row))
+        connection.execute(update(devices).where(devices.c.name == "phone").values(seen_s=1.0))
+    found = {key: value for key, value in numbers(db).items() if key[0].startswith("nas_device_")}
+    assert found == {
+        ("nas_device_online", "board"): 1,
+        ("nas_device_online", "phone"): 0,
+        ("nas_device_joules_total", "board"): 70.0,
+        ("nas_device_joules_total", "phone"): 0,
+        ("nas_device_canary_seconds", "board", "cpu_t1"): pytest.approx(1e-4),
+        ("nas_device_canary_seconds", "board", "cpu_t4"): pytest.approx(5e-5),
+        ("nas_device_inference_joules", "board", "cpu_t1"): 0.25,
+        ("nas_device_inference_watts", "board", "cpu_t1"): 8.0,
+    }
 
 
 def test_without_a_database_the_numbers_say_so(tmp_path):

@@ -105,6 +105,21 @@ def test_what_a_job_refers_to_must_be_ones_own(ada, ben, site):
     assert ada.http.post("/v1/jobs", json={"kind": "run", "job": {**SPEC["job"], "data": data}}).status_code == 201
 
 
+def test_a_search_may_begin_with_what_earlier_ones_found_and_no_others(ada, ben):
+    files = {"job.json": json.dumps(SPEC).encode(), "train.json": b"{}", "search.json": b"{}"}
+    mine, his, running = ada.finished(files), ben.finished(files), ada.submit()
+
+    def asked(who, *names: str):
+        spec = {"kind": "search", "from": mine, "set": {"search.warm_start": list(names)}}
+        answer = who.http.post("/v1/jobs", json=spec)
+        return answer.status_code, (answer.json()["error"] or {}).get("message", "")
+
+    assert asked(ada, mine) == (201, "")
+    assert asked(ada, mine, his) == (404, f"{his}: there is no such job")
+    assert asked(ada, "/etc/passwd")[0] == 404
+    assert asked(ada, running) == (422, f"search.warm_start: job {running} has not ended; wait until it has")
+
+
 def test_an_owner_has_so_many_jobs_and_no_more(site):
     asker = site.person()
     site.services.people.limit(asker.user.name, max_queued=2)

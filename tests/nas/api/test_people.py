@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.errors import Conflict, NotFound
 from nas.service.people import CODE_S, SCOPES, SESSION_S, People, PeopleError, new_secret
 from nas.service.schema import tokens

@@ -24,8 +24,8 @@ from nas.api.logs import FORMATS
 from nas.api.server import Address, _answer, _collect, _listening, first_start
 from nas.client import Client
 from nas.connection import ClientError
+from nas.database import Database
 from nas.service.crew import PARENT, Crew, environment_of
-from nas.service.database import Database
 from nas.service.errors import ServiceError
 from nas.service.people import SCOPES, People
 from nas.service.settings import Settings
@@ -165,7 +165,9 @@ def test_a_certificate_comes_with_its_key(alone):
 def test_it_answers_to_its_own_names_and_those_it_is_given():
     front = Address("10.1.2.3", behind_proxy=True, allowed=("nas.example",)).front
     assert {"localhost", "127.0.0.1", "10.1.2.3", "nas.example"} <= set(front.hosts)
-    assert "0.0.0.0" not in Address("0.0.0.0", behind_proxy=True).front.hosts
+    everywhere = Address("0.0.0.0", behind_proxy=True)
+    assert "0.0.0.0" not in everywhere.front.hosts
+    assert everywhere.url == "http://localhost:8023"
 
 
 def test_it_answers_by_tls_and_clients_see_to_it_that_it_does(alone):

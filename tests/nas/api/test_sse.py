@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from anyio import to_thread
 
 from nas.api.auth import Doorkeeper
 from nas.api.sse import KEPT, Hub, frame_of
@@ -207,7 +208,9 @@ def test_what_is_new_is_read_once_for_all_listeners():
     async def run() -> list[int]:
         hub = Hub(log, threading.Event(), poll_s=0.01)
         listeners = [asyncio.create_task(listen(hub, 5)) for _ in range(50)]
-        await asyncio.sleep(0.1)
+        busy = to_thread.current_default_thread_limiter()
+        while busy.borrowed_tokens or len(hub._topics) == 0 or hub._topics["j"].seq is None:
+            await asyncio.sleep(0.005)
         log.reads.clear()
         log.count = 8
         return await asyncio.gather(*listeners)

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nas.database import Database
 from nas.errors import JobError
 from nas.searching.store import STORE_FORMAT, Evaluation, Proposal, TrialStore
 from search_spaces import define_space
+from tests.nas.service.databases import LostAnswers
 
 pytest_plugins = ["tests.nas.searching.postgres"]
 
@@ -298,6 +300,27 @@ def test_a_connection_that_the_server_has_closed_is_made_again(postgres):
         assert len(store.evaluations("x")) == 1
 
 
+def test_what_was_written_is_written_once_where_the_answer_is_lost(url):
+    with begun(url) as store:
+        answers = LostAnswers(store._db)
+        writes = [
+            lambda: store.begin("two", {}),
+            lambda: store.propose("one/seed0", generation(0)),
+            lambda: store.propose("one/seed0", generation(3)),
+            lambda: store.add("x", ARCHS[0], evaluation(0)),
+            lambda: store.forget("two"),
+        ]
+        for write in writes:
+            answers.left = 2
+            write()
+            assert answers.left == 0
+        assert store.searches() == {"one/seed0": INPUTS}
+        assert store.proposals("one/seed0") == generation(0) + generation(3)
+        assert store.evaluations("x") == {(ARCHS[0].id, 100): evaluation(0)}
+        with pytest.raises(JobError, match="proposal 6 of search one/seed0 comes next"):
+            store.propose("one/seed0", generation(3))
+
+
 @pytest.mark.postgres
 def test_two_that_open_an_empty_database_at_once_both_can(postgres):
     with ThreadPoolExecutor(8) as pool:
@@ -332,8 +355,9 @@ def test_a_full_disk_takes_nothing_or_everything(tmp_path):
 
 
 def test_a_store_of_a_newer_version_is_refused(url):
-    with TrialStore(url) as store, store._engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE meta SET value = '{STORE_FORMAT + 1}'")
+    TrialStore(url).close()
+    with Database(url) as db:
+        db.write(lambda connection: connection.exec_driver_sql(f"UPDATE meta SET value = '{STORE_FORMAT + 1}'"))
     with pytest.raises(JobError, match=r"was written by a newer version \(schema 3, this one knows 2\)") as caught:
         TrialStore(url)
     one_line(caught)
@@ -486,10 +510,11 @@ def test_an_address_of_something_else_is_refused_without_showing_it(address):
 
 
 @pytest.mark.parametrize("address", ["postgresql+psycopg://me:secret@{}/db", "postgresql://me@{}/db?password=secret"])
-def test_a_server_that_does_not_answer_is_refused_without_showing_the_password(tmp_path, address):
+def test_a_server_that_does_not_answer_is_refused_at_once_without_showing_the_password(monkeypatch, address):
     pytest.importorskip("psycopg")
+    monkeypatch.setattr("nas.database.time.sleep", lambda pause_s: pytest.fail("it was asked again"))
     with pytest.raises(JobError, match=r"postgresql.*://me.*@127\.0\.0\.1:1/db: cannot be read") as caught:
-        TrialStore(address.format("127.0.0.1:1"), wait_s=2)
+        TrialStore(address.format("127.0.0.1:1"))
     assert "secret" not in one_line(caught)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.service.database import Database
+from nas.database import Database
 from tests.nas.service.databases import Time, add_user
 
 

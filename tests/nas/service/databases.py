@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.service.database import Database, insert
+from nas.database import Database, insert
 from nas.service.jobs import Submission
 from nas.service.schema import new_id, users
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import MetaData, select
 
+from nas.database import Database
 from nas.searching.store import Evaluation, Proposal, TrialStore
 from nas.service import schema
 from nas.service.artefacts import Artefacts
 from nas.service.backup import STAYS_BEHIND, TRIALS, _parents_first, backup, restore
 from nas.service.backup_file import BackupError
 from nas.service.blobs import BlobDamaged, Blobs
-from nas.service.database import Database
 from nas.service.errors import LeaseLost
 from nas.service.events import EventLog
 from nas.service.garbage import collect

@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from nas.service.blobs import Blob, BlobDamaged, BlobMissing, Blobs, TooLarge
 from nas.service.errors import ServiceError, Unavailable
 
+pytest_plugins = ["tests.nas.service.buckets"]
 
-@pytest.fixture(params=["folder", "bucket"])
+
+@pytest.fixture(params=["folder", "memory", "s3"])
 def store(request, tmp_path, monkeypatch) -> Blobs:
-    """An empty store of each kind; what comes in for the bucket lies in the test's own folder."""
+    """An empty store of each kind; what comes in for a bucket lies in the test's own folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if request.param == "s3":
+        return Blobs(request.getfixturevalue("bucket"))
     return Blobs(tmp_path / "blobs" if request.param == "folder" else f"memory://{secrets.token_hex(8)}")
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 
-from nas.service.database import Database, clock
+from nas.database import Database, clock
 from nas.service.errors import ServiceError, Unavailable
 from nas.service.schema import Json, new_id, users
 from tests.nas.service.databases import LostAnswers, add_user
@@ -157,13 +157,14 @@ def test_a_file_can_be_named_by_url_too(tmp_path):
     assert (tmp_path / "nas.sqlite").exists()
 
 
-def test_a_sqlite_file_waits_for_the_disk_and_keeps_references_whole(tmp_path):
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)])
+def test_a_sqlite_file_waits_for_the_disk_where_it_is_to_and_keeps_references_whole(tmp_path, durable, synchronous):
     def said(connection, name: str):
         return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
 
-    with Database(tmp_path / "nas.sqlite") as db:
+    with Database(tmp_path / "nas.sqlite", durable=durable) as db:
         names = ("journal_mode", "synchronous", "foreign_keys")
-        assert db.read(lambda connection: [said(connection, name) for name in names]) == ["wal", 2, 1]
+        assert db.read(lambda connection: [said(connection, name) for name in names]) == ["wal", synchronous, 1]
 
 
 def test_ids_sort_by_time_and_differ():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.events import MOST_LOGS, Event, EventLog
 from nas.service.jobs import JobStore, Lease
 from tests.nas.service.databases import add_user, in_memory, submission

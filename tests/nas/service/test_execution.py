@@ -10,27 +10,33 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas import pipeline
+from nas.database import Database
 from nas.errors import FaultError, JobError
 from nas.pipeline import Run
-from nas.searching.store import TrialStore
+from nas.profiling import needs_of
+from nas.searching.store import Evaluation, TrialStore
+from nas.service import execution
 from nas.service.artefacts import Artefacts
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.events import EventLog
 from nas.service.execution import perform
+from nas.service.farm import Farm
 from nas.service.jobs import Job, JobStore
 from nas.service.keeper import _stop
 from nas.service.leases import Lease
 from nas.service.orders import Order, Outcome, steps_of
 from nas.service.settings import Settings
-from tests.nas.fakes import LITTLE
+from search_spaces import digest
+from tests.nas.agent.fakes import ABOUT
+from tests.nas.fakes import LITTLE, small_space
 from tests.nas.service.databases import add_user, submission
 
 RUN = {"kind": "run", "job": LITTLE}
@@ -370,6 +376,15 @@ def test_what_was_measured_on_another_machine_is_measured_anew(service):
     assert service.said(job.id, "log")
 
 
+def test_what_killed_processes_left_of_files_on_their_way_is_removed_on_this_machine(service):
+    left = Path(service.settings.blobs_url) / "incoming" / "half.part"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    service.submitted(RUN)
+    assert service.perform(service.claimed(), "prepare").state == "done"
+    assert not left.exists()
+
+
 def test_a_device_that_is_not_here_is_refused_before_anything_is_trained(service):
     job = {**LITTLE, "devices": [{"name": "gpu", "provider": "NoSuchExecutionProvider"}]}
     service.submitted({"kind": "run", "job": job})
@@ -384,6 +399,76 @@ def test_an_agent_that_is_not_enrolled_is_refused_in_one_line(service):
     outcome = service.perform(service.claimed(), "prepare")
     assert (outcome.state, outcome.fault) == ("failed", "user")
     assert "no machine 'pixel' is enrolled" in outcome.message
+
+
+def test_energy_that_an_agent_cannot_measure_is_refused_before_anything_is_trained(service):
+    farm = Farm(service.db)
+    farm.enrol(farm.enrolment("pi", "ann")[0], "n", replace(ABOUT, needs=("footprint",)))
+    search = {**LITTLE["search"], "objectives": ["accuracy", "energy_mj"]}
+    service.submitted({"kind": "run", "job": {**LITTLE, "devices": [{"name": "pi", "agent": "pi"}], "search": search}})
+    lease = service.claimed()
+    outcome = service.perform(lease, "prepare")
+    assert (outcome.state, outcome.fault) == ("failed", "user")
+    assert "device pi: machine pi measures no energy" in outcome.message
+    farm.hello("pi", ABOUT)
+    assert service.perform(lease, "prepare") == Outcome("done")
+
+
+def test_a_search_for_what_nobody_measured_yet_begins_with_the_profile(service, monkeypatch):
+    """The table has no energies: it is gone on with, and not taken as it is."""
+    first = service.done(RUN, "prepare", "train", "profile")
+    monkeypatch.setattr("latency_tables.measuring.needs.find_meter", lambda: "a meter")
+    monkeypatch.setattr(execution, "lacks", lambda folder, job, device: bool(needs_of(job)))
+    service.submitted({"kind": "search", "from": first.id, "set": {"search.objectives": ["accuracy", "energy_mj"]}})
+    lease = service.claimed()
+    assert service.perform(lease, "prepare") == Outcome("done")
+    assert (service.folder(lease) / "tables/one.json").exists()
+    assert not (service.folder(lease) / "profile.json").exists()
+
+
+def test_the_front_is_measured_in_a_step_of_its_own(service, monkeypatch):
+    """Not in that of the search, which makes way for others."""
+    monkeypatch.setattr(pipeline, "measure_fronts", lambda run: (run.folder.root / "here").touch())
+    search = {**LITTLE["search"], "measure_front": True}
+    service.submitted({**RUN, "job": {**LITTLE, "search": search}})
+    lease = service.claimed()
+    for step in ("prepare", "train", "profile", "search"):
+        assert service.perform(lease, step) == Outcome("done")
+    assert not (service.folder(lease) / "here").exists()
+    assert service.perform(lease, "front") == Outcome("done")
+    assert (service.folder(lease) / "here").exists()
+
+
+def test_a_search_begins_with_what_an_earlier_job_evaluated_and_nothing_else(service, monkeypatch):
+    space = small_space()
+    archs = space.decode(space.sample(np.random.default_rng(0), 3))
+    context = {"supernet": "a", "data": "b", "calibration": "c"}
+
+    def stage(run: Run) -> dict[str, Any]:
+        with run.trials() as store:
+            store.begin("mine", {**context, "predictor": "d"})
+        rows = [{"arch": arch.values, "accuracy": i / 10, "final": i != 2} for i, arch in enumerate(archs, 1)]
+        return {"devices": [], "search": {"images": [50, 200], "architectures": rows}}
+
+    replaced(monkeypatch, "search", stage)
+    first = service.done(RUN, "prepare", "train", "profile", "search")
+    with TrialStore(service.settings.database_url) as store:  # what others find later is not the job's
+        store.add(digest(context), archs[1], Evaluation(archs[1].id, 200, 0.9, 1.0))
+
+    def later(run: Run) -> dict[str, Any]:
+        names = run.job.search.warm_start
+        found = run.warm_start(names, space, context, 200)
+        assert found == {archs[0]: 0.1, archs[2]: 0.3}
+        for changed, images in (({**context, "supernet": "z"}, 200), (context, 100)):
+            with pytest.raises(JobError, match=f"search.warm_start: {first.id}"):
+                run.warm_start(names, space, changed, images)
+        return {"devices": []}
+
+    replaced(monkeypatch, "search", later)
+    service.submitted({"kind": "search", "from": first.id, "set": {"search.warm_start": [first.id]}})
+    lease = service.claimed()
+    for step in ("prepare", "profile", "search"):
+        assert service.perform(lease, step) == Outcome("done")
 
 
 def test_a_search_tells_what_it_finds_once(service, monkeypatch):

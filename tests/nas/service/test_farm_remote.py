@@ -7,20 +7,26 @@ import pytest
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
 from latency_tables.measuring.machine import Machine
+from latency_tables.measuring.needs import NEEDS
 from latency_tables.measuring.sessions import Graph
 from latency_tables.offers import Offers
+from latency_tables.table import load as load_table
 from nas.agent.agent import Agent
 from nas.agent.models import Models
 from nas.agent.spool import Spool
 from nas.agent.wire import About
+from nas.database import Database
 from nas.errors import FaultError
+from nas.folder import RunFolder
+from nas.job import job_from_json
+from nas.profiling import lacks, profiled
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.errors import LeaseLost
 from nas.service.farm import ONLINE_S, Farm
 from nas.service.jobs import JobStore
 from nas.service.remote import RemoteMachine
-from tests.nas.agent.fakes import ABOUT, BROKEN, HERE, Desk, FakeMachine, FakeMeasurer, Link
+from tests.nas.agent.fakes import ABOUT, BROKEN, ENERGY, HERE, Desk, FakeMachine, FakeMeasurer, Link
+from tests.nas.fakes import LITTLE, small_space
 from tests.nas.service.databases import Time, add_user, submission
 
 GRAPHS = [Graph("a", b"model a"), Graph("b", b"model b", dims=(("n", 4),), shapes=(("input", (1, 3)),))]
@@ -102,6 +108,60 @@ def test_graphs_are_measured_elsewhere_and_told_round_by_round(place):
     assert [number for number, _ in rounds] == [1, 2, 3]
     assert rounds[-1][1] == {key: each.rounds for key, each in found.items()}
     assert rounds[0][1]["a"] == found["a"].rounds[:1]
+
+
+def test_what_graphs_need_beside_time_is_found_elsewhere(place):
+    place.enrol()
+    machine: Machine = place.machine()
+    machine.check(DEVICE, NEEDS)
+    rounds: list = []
+    found = machine.measure(GRAPHS, DEVICE, on_round=told(rounds), needs=["energy"])
+    assert {(each.energy, each.footprint, len(each.rounds)) for each in found.values()} == {(ENERGY, None, 3)}
+    assert [list(each) for _, each in rounds] == [["a", "b"]] * 3 + [["a"], ["b"]]
+    weighed = machine.measure(GRAPHS[:1], DEVICE, earlier=found, on_round=told(rounds), needs=["footprint"])
+    assert weighed["a"].footprint.model_bytes == len(GRAPHS[0].model)
+    assert (weighed["a"].energy, weighed["a"].rounds) == (ENERGY, found["a"].rounds)
+    assert list(rounds[-1][1]) == ["a"]
+    before = place.steps
+    assert machine.measure(GRAPHS[:1], DEVICE, needs=["footprint"]) == weighed  # known: nobody measures it again
+    assert place.steps == before
+
+
+def test_a_device_elsewhere_is_profiled_for_a_search_for_energy(place, tmp_path):
+    place.enrol()
+    search = {**LITTLE["search"], "objectives": ["accuracy", "energy_mj"]}
+    job = job_from_json({**LITTLE, "devices": [{"name": "mine", "agent": "board"}], "search": search})
+    folder = RunFolder.create(tmp_path / "run", job)
+    profiled(folder, job, small_space(), job.devices[0], place.machine(), lambda done, total, text: None)
+    table = load_table(folder.table("mine"))
+    assert table.values("energy_mj").tolist() == [ENERGY.joules * 1e3] * 14
+    assert not lacks(folder, job, job.devices[0])
+
+
+def test_an_agent_that_knows_no_needs_goes_on_being_served(place):
+    """One of version 1, which would refuse a task that asks for any."""
+    old = ABOUT.to_json()
+    del old["offers"]["needs"]
+    place.enrol(About.from_json(old))
+    machine = place.machine()
+    machine.check(DEVICE)
+    with pytest.raises(
+        LatencyError, match="machine board measures no energy; if it counts it where the agent may look"
+    ):
+        machine.check(DEVICE, ["energy"])
+    place.agent = None
+    tasks = []
+
+    def look(seconds):
+        if not tasks:
+            tasks.append(place.farm.tasks.claim("board", "p").to_json())
+            place.start()
+        place.step(seconds)
+
+    remote = RemoteMachine(place.db, place.blobs, place.lease, "board", sleep=look)
+    found = remote.measure(GRAPHS, DEVICE, needs=NEEDS)
+    assert "needs" not in tasks[0]
+    assert {(each.energy, each.footprint) for each in found.values()} == {(None, None)}
 
 
 def test_no_graphs_need_no_machine(place):

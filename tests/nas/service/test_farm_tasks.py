@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
 from latency_tables.device import Device
+from latency_tables.measuring.energy import Energy
 from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.measurement import Round
 from nas.agent.errors import AgentError
@@ -13,6 +15,7 @@ from nas.agent.wire import GraphRef, error_json, measured_json, round_json
 from nas.service.errors import LeaseLost, NotFound
 from nas.service.farm import Farm
 from nas.service.jobs import JobStore
+from nas.service.schema import devices
 from nas.service.schema import rounds as rounds_table
 from nas.service.tasks import ATTEMPTS, CANARIES, LEASE_S, TaskLost, Tasks
 from nas.service.wanted import Wanted
@@ -303,6 +306,34 @@ def test_a_model_is_shown_to_the_machine_that_has_it_in_hand(tasks, lease):
     assert tasks.model_bytes("board", digest) == 5
     assert tasks.model_bytes("other", digest) is None
     assert tasks.model_bytes("board", "f" * 64) is None
+
+
+def test_a_task_covers_what_it_measures_and_no_other_needs(tasks, lease):
+    plain = submitted(tasks, lease)
+    energy = submitted(tasks, lease, needs=("energy",))
+    both = submitted(tasks, lease, needs=("footprint", "energy"))
+    assert len({plain, energy, both}) == 3
+    assert submitted(tasks, lease, "a", needs=("energy", "footprint")) == both
+    assert submitted(tasks, lease, "a", needs=("footprint",)) == both
+    assert tasks.claim("board", "p1").needs == ()
+    tasks.finish("board", plain, 1, outcome())
+    assert tasks.claim("board", "p2").needs == ("energy",)
+
+
+def test_what_inferences_took_is_noted_once(farm, tasks, lease, db):
+    task_id = submitted(tasks, lease, needs=("energy",))
+    tasks.claim("board", "p1")
+    document = outcome()
+    for key, joules in (("a", 0.5), ("b", 0.1)):
+        document["measured"][key]["energy"] = Energy(joules, 4.0, 10, "soc").to_json()
+    for _ in range(2):  # the answer was lost
+        tasks.finish("board", task_id, 1, document)
+    query = select(devices.c.canary).where(devices.c.name == "board")
+    noted = db.read(lambda connection: connection.execute(query).scalar_one())
+    assert noted["joules"] == pytest.approx(6.0)
+    assert [(each["joules"], each["watts"]) for each in noted["history"]] == [(pytest.approx(0.3), 4.0)]
+    (canary,) = farm.device("board").canaries
+    assert canary.reference_us == 100.0
 
 
 def test_the_history_of_canaries_is_bounded(farm, tasks, lease, monkeypatch):

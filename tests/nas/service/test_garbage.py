@@ -1,22 +1,34 @@
 """The collector: takes what nothing names, and nothing else, whatever happens at the same time."""
 
+import json
 import os
 import threading
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import select
 
+from latency_tables.device import Device
+from latency_tables.measuring.measure import Protocol
+from latency_tables.measuring.measurement import Round
+from nas.agent.errors import AgentError
+from nas.agent.wire import GraphRef, error_json, measured_json
+from nas.database import Database, insert
 from nas.service import garbage, schema
 from nas.service.artefacts import Artefacts
 from nas.service.blob_rows import refer
 from nas.service.blobs import BlobMissing, Blobs
-from nas.service.database import Database, insert
+from nas.service.farm import Farm
 from nas.service.garbage import Collected, collect
 from nas.service.jobs import JobStore
+from nas.service.tasks import TaskLost
 from nas.service.uploads import Uploads
+from nas.service.wanted import Wanted
+from tests.nas.agent.fakes import ABOUT, HERE, measurement
 from tests.nas.service.databases import START_S, Time, add_user, in_memory, submission
 
 pytest_plugins = ["tests.nas.searching.postgres"]
@@ -83,6 +95,82 @@ def test_what_a_task_names_goes_once_the_task_has_ended(db, blobs, time):
     time.pass_by(1)
     collect(db, blobs, 0.0)
     assert (blobs.exists(waiting), blobs.exists(ended)) == (True, False)
+
+
+@pytest.fixture
+def long_lease(db):
+    jobs = JobStore(db)
+    jobs.submit(submission())
+    return jobs.claim("w", 1e6)[1]
+
+
+@pytest.fixture
+def farm(db) -> Farm:
+    farm = Farm(db)
+    code, _ = farm.enrolment("pi", "ann")
+    farm.enrol(code, "n", ABOUT)
+    return farm
+
+
+def measured_for(farm: Farm, lease, blobs: Blobs) -> tuple[str, str, dict]:
+    """A task that has succeeded, one that its machine never took, and what the machine said last of the first."""
+    task, late = (
+        farm.tasks.submit(lease, wanted(blobs, name), partial(refer, store=blobs, found=[blobs.put(name.encode())]))
+        for name in "ab"
+    )
+    epoch = farm.tasks.claim("pi", "p").epoch
+    found = measured_json({"a": measurement("a", [Round((1.0,), 100.0, 1.0)])})
+    said = {"measured": json.loads(json.dumps(found))}
+    farm.tasks.finish("pi", task, epoch, said)
+    return task, late, said
+
+
+def wanted(blobs: Blobs, name: str) -> Wanted:
+    blob = blobs.put(name.encode())
+    return Wanted("pi", Device("mine"), Protocol(), HERE.id, (GraphRef(name, blob.sha256, blob.bytes),))
+
+
+def rows_of(db: Database, table, *columns) -> list:
+    return db.read(lambda connection: connection.execute(select(*columns).select_from(table).order_by(*columns)).all())
+
+
+def test_what_was_measured_goes_once_its_job_has_ended_for_the_grace(db, blobs, long_lease, farm, time):
+    task, late, _ = measured_for(farm, long_lease, blobs)
+    collect(db, blobs, GRACE_S)
+    time.pass_by(2 * GRACE_S)
+    collect(db, blobs, GRACE_S)
+    assert set(farm.tasks.measured(task)) == {"a"}, "its job may ask for it again as long as it runs"
+    JobStore(db).finish(long_lease, "SUCCEEDED")
+    time.pass_by(GRACE_S - 1)
+    collect(db, blobs, GRACE_S)
+    assert set(farm.tasks.measured(task)) == {"a"}
+    assert len(list(blobs.walk())) == 1, "the machine may still come for what it has not measured"
+    time.pass_by(2)
+    collect(db, blobs, GRACE_S)
+    columns = schema.tasks.c
+    assert rows_of(db, schema.tasks, columns.id, columns.state, columns.payload, columns.result) == [
+        (task, "SUCCEEDED", {"graphs": []}, None),
+        (late, "CANCELLED", {"graphs": []}, None),
+    ]
+    assert rows_of(db, schema.rounds, schema.rounds.c.task_id) == []
+    assert list(blobs.walk()) == []
+
+
+def test_what_comes_late_for_a_task_that_was_emptied_is_refused_and_leaves_nothing(db, blobs, long_lease, farm, time):
+    task, late, said = measured_for(farm, long_lease, blobs)
+    epoch = farm.tasks.claim("pi", "p2").epoch
+    JobStore(db).finish(long_lease, "SUCCEEDED")
+    time.pass_by(GRACE_S + 1)
+    collect(db, blobs, GRACE_S)
+    for each in (task, late):
+        with pytest.raises((TaskLost, AgentError)):
+            farm.tasks.finish("pi", each, epoch, said)
+        with pytest.raises(TaskLost):
+            farm.tasks.append("pi", each, epoch, [])
+        with pytest.raises(TaskLost):
+            farm.tasks.finish("pi", each, epoch, {"error": error_json("infrastructure", "what its agent says then")})
+    assert farm.tasks.claim("pi", "p3") is None
+    assert rows_of(db, schema.rounds, schema.rounds.c.task_id) == []
 
 
 def test_a_replaced_file_of_a_job_is_removed_after_the_grace(db, blobs, lease, time):

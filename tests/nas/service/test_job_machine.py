@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.errors import Conflict, LeaseLost, LimitReached
 from nas.service.events import EventLog
 from nas.service.jobs import JobStore, Lease, Submission

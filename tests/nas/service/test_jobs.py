@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.errors import Conflict, LeaseLost, LimitReached, NotFound, ServiceError
 from nas.service.events import EventLog
 from nas.service.jobs import Job, JobStore, Lease

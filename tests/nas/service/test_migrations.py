@@ -18,10 +18,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, func, inspect, select, text
 
 from nas import migrations
+from nas.database import VERSIONS, Database
 from nas.searching.store import TrialStore
-from nas.service.database import Database
 from nas.service.errors import SchemaError
-from nas.service.migration import VERSIONS
 from nas.service.schema import METADATA, jobs
 
 pytest_plugins = ["tests.nas.searching.postgres"]
@@ -146,7 +145,7 @@ def test_revisions_and_code_agree_in_postgresql_too(postgres):
 
 
 def test_processes_that_upgrade_at_once_do_not_disturb_each_other(url):
-    code = "import sys; from nas.service.database import Database; Database(sys.argv[1]).upgrade()"
+    code = "import sys; from nas.database import Database; Database(sys.argv[1]).upgrade()"
     started = [subprocess.Popen([sys.executable, "-c", code, str(url)], stderr=subprocess.PIPE) for _ in range(3)]
     assert [(process.communicate()[1], process.returncode) for process in started] == [(b"", 0)] * 3
     with Database(url) as db:

@@ -11,10 +11,10 @@ import pytest
 from latency_tables import LatencyError
 from latency_tables.device import Device, Fingerprint
 from latency_tables.measuring.machine import Here
-from latency_tables.measuring.measure import measure
 from latency_tables.offers import CANARIES
 from nas.service.models import measure_upload
 from nas.service.specs import Effort, Model
+from tests.nas.agent.fakes import ENERGY, FINDS
 from tests.nas.fakes import FakeDisplay
 
 ELSEWHERE = Fingerprint("Cortex-A76", "aarch64", 4, 8, "Linux 6.6", "1.22.0")
@@ -29,7 +29,7 @@ class FakeMachine:
     def fingerprint(self) -> Fingerprint:
         return ELSEWHERE
 
-    def check(self, device: Device) -> None:
+    def check(self, device: Device, needs=()) -> None:
         if device.threads > 4:
             raise LatencyError("it has 4 cores")
 
@@ -38,9 +38,10 @@ class FakeMachine:
         on_wait("waiting for somebody")
         yield
 
-    def measure(self, graphs, device, *, protocol=None, earlier=None, on_round=None):
+    def measure(self, graphs, device, *, protocol=None, earlier=None, on_round=None, needs=()):
         self.asked.append((device, protocol))
-        return measure(graphs, device, protocol=protocol, on_round=on_round)
+        here = Here(find_needs=lambda: FINDS)
+        return here.measure(graphs, device, protocol=protocol, on_round=on_round, needs=needs)
 
 
 def asked(**device: Any) -> Model:
@@ -60,6 +61,8 @@ def test_a_model_is_measured_elsewhere():
     assert found["fingerprint"] == ELSEWHERE.to_json()
     assert found["full_name"] == model.device.full_name(ELSEWHERE)
     assert found["measurement"]["p50"] > 0
+    assert found["measurement"]["footprint"]["model_bytes"] == CANARIES["fp32"].stat().st_size
+    assert found["measurement"]["energy"] == ENERGY.to_json()
     (device, protocol), *others = machine.asked
     assert (device, protocol.budget_s, protocol.target_precision, others) == (model.device, 0.3, 0.5, [])
     json.dumps(found, allow_nan=False)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import pytest
 
+from nas.database import Database
 from nas.errors import JobError
 from nas.job import job_from_json, job_to_json
 from nas.service.artefacts import Artefacts
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.errors import NotFound
 from nas.service.jobs import JobStore
 from nas.service.references import References, inherited
-from nas.service.specs import check_spec
+from nas.service.specs import Spec, check_spec
 from nas.service.uploads import Uploads
 from tests.nas.fakes import LITTLE
 from tests.nas.service.databases import add_user, submission
@@ -28,9 +28,9 @@ class Place:
     uploads: Uploads
     references: References
 
-    def job(self, *files: str, ended: bool = True) -> str:
+    def job(self, *files: str, ended: bool = True, kind: str = "run") -> str:
         """Ann's job that has left these files."""
-        job = self.jobs.submit(submission())[0]
+        job = self.jobs.submit(submission(kind=kind))[0]
         _, lease = self.jobs.claim("w", 30.0)
         document = {"job": job_to_json(job_from_json(LITTLE))}
         self.artefacts.add(lease, {"job.json": json.dumps(document).encode(), **dict.fromkeys(files, b"x")})
@@ -89,6 +89,50 @@ def test_a_job_that_runs_is_not_gone_on_from(place):
     spec = check_spec({"kind": "search", "from": place.job("train.json", ended=False)})
     with pytest.raises(JobError, match="has not ended; wait until it has"):
         place.references.check(spec, "ann")
+
+
+def warm(place: Place, *jobs: str) -> Spec:
+    """A search that begins with what these jobs found."""
+    return check_spec({"kind": "search", "from": place.job("train.json"), "set": {"search.warm_start": list(jobs)}})
+
+
+def test_a_search_begins_with_what_other_searches_found(place):
+    found = [place.job("search.json", kind="run"), place.job("search.json", kind="search")]
+    assert place.references.check(warm(place, *found), "ann") == "little"
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "complaint"),
+    [
+        (["search.json"], {"ended": False}, "has not ended; wait until it has"),
+        (["profile.json"], {}, "has not finished its search stage, which a warm start needs"),
+        (["search.json"], {"kind": "export"}, "is an export; name the search that it went on from"),
+    ],
+)
+def test_a_warm_start_is_a_search_that_has_finished(place, files, given, complaint):
+    name = place.job(*files, **given)
+    with pytest.raises(JobError, match=rf"^search\.warm_start: job {name} {complaint}"):
+        place.references.check(warm(place, name), "ann")
+
+
+@pytest.mark.parametrize("name", ["runs/flowers", "/etc/passwd", "j01m80yywaafqjjrwxz9eh4pjsr"])
+def test_a_warm_start_names_no_files_and_no_jobs_that_are_not_there(place, name):
+    with pytest.raises(NotFound, match=f"^{name}: there is no such job"):
+        place.references.check(warm(place, name), "ann")
+
+
+def test_a_warm_start_of_somebody_else_is_as_if_it_was_not_there(place):
+    spec = warm(place, place.job("search.json"))
+    assert place.references.check(spec, None), "an admin sees all"
+    mine = place.jobs.submit(submission(owner="bob"))[0]
+    _, lease = place.jobs.claim("w", 30.0)
+    document = {"job": job_to_json(job_from_json(LITTLE))}
+    place.artefacts.add(lease, {"job.json": json.dumps(document).encode(), "train.json": b"x"})
+    place.jobs.finish(lease, "FAILED", error={"kind": "user", "message": "no"})
+    asked = {**spec.document, "from": mine.id}
+    with pytest.raises(NotFound, match="there is no such job"):
+        place.references.check(check_spec(asked), "bob")
+    assert place.references.check(check_spec({**asked, "set": {}}), "bob")
 
 
 def test_what_is_changed_is_checked_when_it_is_asked_for(place):

@@ -95,7 +95,11 @@ def test_uploads_are_named_in_the_place_of_paths():
         (job(search={"evaluations": 1}), "job: search.evaluations must be from 4"),
         (job(search={"store": "x.sqlite"}), "job.search.store: evaluations are kept in the service's database"),
         (job(search={"ray_address": "x:1"}), "job.search.ray_address: the service has its own Ray"),
-        (job(search={"warm_start": ["j2"]}), "job.search.warm_start: in the service"),
+        (job(search={"warm_start": ["j2"]}), "job.search.warm_start: of a supernet that is not trained yet nothing is"),
+        (
+            job(train={"start": "/etc/net.safetensors"}),
+            "job.train.start: names a file, which a job of the service cannot",
+        ),
         (job(data={"kind": "folder", "path": "/etc"}), "job.data.kind: the service takes no 'folder'"),
         (job(data={"kind": "huggingface", "name": "mnist"}), "the service takes no 'huggingface'"),
         (job(data={"kind": "parquet", "path": "/etc/passwd"}), "job.data.path: '/etc/passwd' is no path here"),

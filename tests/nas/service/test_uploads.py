@@ -103,6 +103,19 @@ def test_an_upload_that_a_job_needs_stays(uploads, db):
     uploads.delete(found.id, "ann")
 
 
+def test_an_upload_stays_while_a_job_goes_on_from_one_that_names_it(uploads, db):
+    found, jobs = uploads.add("ann", "parquet", "m", b"images"), JobStore(db)
+    base, _ = jobs.submit(submission(spec={"job": {"data": {"path": f"upload:{found.id}"}}}))
+    jobs.cancel(base.id)
+    middle, _ = jobs.submit(submission(spec={"set": {}}, parent=base.id))
+    jobs.cancel(middle.id)
+    last, _ = jobs.submit(submission(spec={"set": {}}, parent=middle.id))
+    with pytest.raises(Conflict, match=last.id):
+        uploads.delete(found.id, "ann")
+    jobs.cancel(last.id)
+    uploads.delete(found.id, "ann")
+
+
 def test_what_is_collected_before_it_is_recorded_is_kept_again(uploads, db, blobs, time, monkeypatch):
     keep, collected = blobs.keep, []
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection, text, update
 
+from nas.database import Database
 from nas.service.artefacts import Artefacts
 from nas.service.blobs import Blobs
-from nas.service.database import Database
 from nas.service.errors import Unavailable
 from nas.service.events import EventLog
 from nas.service.jobs import Job, JobStore
@@ -111,7 +111,8 @@ def wait_until(done: Callable[[], object]) -> None:
 def test_a_job_is_trained_measured_searched_and_exported_and_others_go_on_from_it(service):
     with service.working():
         whole = service.submitted({"kind": "run", "job": LITTLE})
-        search = {"kind": "search", "from": whole.id, "set": {"search.evaluations": 12, "search.measure_front": True}}
+        changes = {"search.evaluations": 12, "search.measure_front": True, "search.warm_start": [whole.id]}
+        search = {"kind": "search", "from": whole.id, "set": changes}
         found = service.ended(whole)
         assert found.state == "SUCCEEDED", found.error
         again = service.submitted(search)
@@ -130,6 +131,9 @@ def test_a_job_is_trained_measured_searched_and_exported_and_others_go_on_from_i
     assert service.said(again, "measured")
     searched = json.loads(service.read(again, "search.json"))
     assert searched["search"]["evaluations"] == 12
+    known = json.loads(service.read(whole, "search.json"))["search"]["architectures"]
+    assert searched["search"]["searches"][0]["sources"]["warm"] == sum(each["final"] for each in known) > 0
+    assert all(row["latency_ms_measured"] for device in searched["devices"] for row in device["front"])
     assert "models/one-knee.onnx" in service.artefacts.of(export.id)
     assert "models/one-fastest.onnx" not in service.artefacts.of(export.id)
     assert [path.name for path in service.settings.work_folder.iterdir()] == ["images"]

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from nas.service.database import Database
+from nas.database import Database
+from nas.service.blobs import Blobs
+from nas.service.errors import Unavailable
 from nas.service.hired import Hired
 from nas.service.jobs import Job, JobStore
 from nas.service.orphans import worker_id
 from nas.service.settings import Settings
-from nas.service.worker import Worker
+from nas.service.worker import Worker, work
 from tests.nas.searching.test_runners import wait_until_gone
 from tests.nas.service.acts import hire, steps, stubborn
 from tests.nas.service.databases import add_user, submission
@@ -84,7 +86,7 @@ def test_a_job_is_done_step_by_step_and_its_result_recorded(settings, jobs):
         found = ended(jobs, job)
         assert [each.id for each in jobs.alive(60)] == [worker.id]
     assert (found.state, found.result, found.epoch, found.worker) == ("SUCCEEDED", {"made": "it"}, 1, worker.id)
-    assert [row[0] for row in steps(settings.data)] == ["prepare", "profile", "search", "conclude"]
+    assert [row[0] for row in steps(settings.data)] == ["prepare", "profile", "search", "front", "conclude"]
     wait_until(lambda: not (settings.work_folder / job.id).exists())
     assert jobs.alive(60) == []
 
@@ -139,6 +141,32 @@ def test_a_job_whose_process_is_killed_is_tried_again_later(settings, jobs):
         (settings.data / "act").write_text("do")
         found = ended(jobs, job)
     assert (found.state, found.epoch, found.faults) == ("SUCCEEDED", 2, 1)
+
+
+def test_while_the_files_are_away_no_fault_is_counted_and_nothing_claimed(settings, jobs, monkeypatch):
+    away = threading.Event()
+
+    def check(store: Blobs) -> None:
+        if away.is_set():
+            raise Unavailable("s3://nas: the store of files cannot be used")
+
+    monkeypatch.setattr(Blobs, "check", check)
+    job = submitted(jobs)
+    away.set()
+    with working(settings, jobs, "die"):
+        wait_until(lambda: jobs.get(job.id).state == "QUEUED" and jobs.get(job.id).epoch == 1)
+        (settings.data / "act").write_text("do")
+        time.sleep(1.0)
+        assert jobs.get(job.id).epoch == 1
+        away.clear()
+        found = ended(jobs, job)
+    assert (found.state, found.epoch, found.faults) == ("SUCCEEDED", 2, 0)
+
+
+def test_a_worker_that_cannot_store_files_does_not_start(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="file"):
+        work(Settings(tmp_path, blobs=str(tmp_path / "file")))
 
 
 def test_a_keeper_that_is_killed_is_replaced(settings, jobs):
@@ -251,6 +279,15 @@ def test_a_worker_process_ends_in_order_when_it_is_told_to(settings, jobs):
         assert process.wait(SOON_S) == 0
     assert jobs.get(job.id).state == "QUEUED"
     assert wait_until_gone({steps(settings.data)[0][2]}, 0) == set()
+
+
+def test_the_folder_of_a_job_that_ended_elsewhere_is_removed_after_the_next_one(settings, jobs):
+    lost, job = submitted(jobs), submitted(jobs)
+    with working(settings, jobs, "do"):
+        ended(jobs, job)
+        (settings.work_folder / lost.id).mkdir(parents=True)
+        ended(jobs, submitted(jobs))
+        wait_until(lambda: not (settings.work_folder / lost.id).exists())
 
 
 def test_folders_of_jobs_that_ended_without_their_worker_are_removed(settings, jobs):

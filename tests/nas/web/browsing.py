@@ -19,9 +19,9 @@ PATIENCE_MS = 20_000
 
 
 @contextmanager
-def served(house: House) -> Iterator[str]:
-    """The house on a free port of this machine; its address."""
-    server = uvicorn.Server(uvicorn.Config(house.app, port=0, log_level="error", lifespan="off"))
+def served(house: House, port: int = 0) -> Iterator[str]:
+    """The house on a free port of this machine, or on that one; its address."""
+    server = uvicorn.Server(uvicorn.Config(house.app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

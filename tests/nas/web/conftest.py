@@ -40,6 +40,12 @@ def as_bob(house, bob) -> Visitor:
     return logged_in(house, bob)
 
 
+@pytest.fixture
+def forgetful(monkeypatch) -> None:
+    """Who asks is found out anew with every request; it is remembered for most of a second otherwise."""
+    monkeypatch.setattr("nas.api.auth.KEEP_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, for tests that are marked `browser`."""

@@ -9,14 +9,18 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from latency_tables.device import fingerprint, local_devices
+from latency_tables.offers import Offers
+from nas.agent.wire import About
 from nas.api.app import make_app
 from nas.api.services import Front, Services, open_services
-from nas.service.database import Database
+from nas.database import Database
 from nas.service.jobs import Job, Submission
 from nas.service.leases import Lease
 from nas.service.people import User
-from nas.service.schema import new_id
+from nas.service.schema import new_id, tasks
 from nas.service.settings import Settings
+from nas.service.uploads import Upload, Uploads
 from nas.web.drafts import example
 
 Json = Any
@@ -54,6 +58,23 @@ class House:
             spec = {"kind": "run", "job": {**example()["job"], "name": "digits"}}
         job, _ = self.services.jobs.submit(Submission(new_id("j"), user.id, name, kind, spec, parent=parent))
         return job
+
+    def upload(self, user: User, kind: str, name: str, facts: Json) -> Upload:
+        """A file of six bytes in which the inspection has found these facts."""
+        uploads = Uploads(self.services.db, self.services.blobs, lambda kind, path: facts)
+        return uploads.add(user.id, kind, name, [b"a file"])
+
+    def enrol(self, user: User, name: str, refused: tuple[str, ...] = (), **versions: str) -> None:
+        """A machine that is like this one."""
+        about = About(fingerprint(), Offers(local_devices(), refused), versions)
+        self.services.farm.enrol(self.services.farm.enrolment(name, user.id)[0], "0" * 32, about)
+
+    def measured(self, job: Job, agent: str) -> None:
+        """Of a job: a machine has measured something for it; without an agent nothing is noted."""
+        row = {"id": new_id("t"), "device": agent, "job_id": job.id, "owner": job.owner, "key": new_id("k")}
+        ended = {"state": "SUCCEEDED", "payload": {}, "epoch": 1, "attempts": 1, "created_s": 0.0, "finished_s": 1.0}
+        if agent:
+            self.services.db.write(lambda connection: connection.execute(tasks.insert(), {**row, **ended}))
 
     def claim(self, job: Job) -> Lease:
         """Take the job, which must be the next in the queue."""

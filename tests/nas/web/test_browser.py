@@ -96,11 +96,15 @@ def test_a_job_is_submitted_through_the_form_with_its_yaml_in_step(house, tab, a
     evaluations = page.get_by_role("group", name="Search").get_by_label("evaluations")
     page.get_by_label("epochs").fill("3")
     tab.until("document.getElementById('yaml').value.includes('epochs: 3')")
+    yaml = page.get_by_label("As YAML")
     evaluations.fill("1")
     page.get_by_text("search.evaluations must be from 4").wait_for()
     assert evaluations.get_attribute("aria-invalid") == "true"
+    yaml.fill("# mine")
+    page.get_by_text("It was changed by hand").wait_for()
     evaluations.fill("12")
     page.get_by_text("search.evaluations must be from 4").wait_for(state="detached")
+    assert yaml.input_value() == "# mine"
     page.get_by_role("button", name="Submit", exact=True).click()
     page.wait_for_url("**/jobs/j*")
     (job,) = house.services.jobs.page(ann.id)
@@ -134,6 +138,71 @@ def test_the_front_grows_as_it_is_found_and_ends_with_the_result(house, tab, ann
     assert drawn(tab, "front", "pi, measured") == 3
     assert drawn(tab, "volume", "pi, uniform") == 2
     tab.page.get_by_role("link", name="search.json").wait_for()
+
+
+def test_a_live_page_outlives_a_restart_and_gives_its_connection_back_while_nobody_looks(tmp_path, browser) -> None:
+    house = House.at(tmp_path / "data")
+    ann = house.person("ann")
+    context = browser.new_context()
+    with served(house) as origin:
+        tab = Tab(context.new_page(), origin).watch()
+        tab.page.add_init_script("""
+            window.sources = [];
+            window.EventSource = class extends EventSource { constructor(url) { super(url); sources.push(this); } };
+        """)
+        tab.log_in(house, ann)
+        job, lease = busy(house, ann)
+        tab.go(f"/jobs/{job.id}")
+        tab.until("sources.at(-1)?.readyState === EventSource.OPEN")
+        # As a proxy answers while nothing is behind it, after which a browser does not try again by itself.
+        tab.page.route("**/events?*", lambda route: route.fulfill(status=503))
+    tab.until("sources.at(-1).readyState === EventSource.CLOSED")
+    tab.page.get_by_text("The connection to the service is lost").wait_for()
+    tab.page.unroute("**/events?*")
+    again = House.at(tmp_path / "data")
+    again.told = house.told
+    again.tell(lease, ("log", {"level": "info", "text": "while it was away"}))
+    with served(again, int(origin.rpartition(":")[2])):
+        tab.page.get_by_text("while it was away").wait_for()
+        tab.until("document.getElementById('lost').hidden")
+        hide = """(hidden) => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+        tab.page.evaluate(hide, True)
+        assert tab.page.evaluate("sources.every((each) => each.readyState === EventSource.CLOSED)")
+        again.tell(lease, ("log", {"level": "info", "text": "behind its back"}))
+        again.finish(lease)
+        tab.page.evaluate(hide, False)
+        tab.page.get_by_role("status").get_by_text("succeeded").wait_for()
+        tab.until("document.title.startsWith('succeeded')")
+        said = tab.page.locator("#log li span").all_inner_texts()
+        assert said[-2:] == ["while it was away", "behind its back"]
+        assert len(set(said)) == len(said)
+        context.close()
+
+
+def test_a_file_is_uploaded_with_its_progress_and_a_refusal_is_told(house, tab, ann, tmp_path) -> None:
+    good, bad = tmp_path / "weights.safetensors", tmp_path / "images.parquet"
+    header = b'{"x":{"dtype":"F32","shape":[250000],"data_offsets":[0,1000000]}}'
+    good.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1_000_000))
+    bad.write_bytes(b"PAR1 not at all")
+    tab.go("/uploads")
+    page = tab.page
+    page.get_by_label("File").set_input_files(good)
+    assert page.get_by_label("Kind").input_value() == "safetensors"
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("region", name="Uploads").get_by_text("250,000 parameters").wait_for()
+    (kept,) = house.services.uploads.page(ann.id)
+    assert (kept.name, kept.bytes) == (good.name, good.stat().st_size)
+    page.get_by_label("File").set_input_files(bad)
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("alert").get_by_text("this Parquet file cannot be read").wait_for()
+    tab.complaints.clear()  # a browser notes each answer that is a refusal
+    page.locator("summary", has_text="Delete").press("Enter")
+    page.get_by_role("button", name="Delete weights.safetensors now").press("Enter")
+    page.get_by_text("Nothing was uploaded yet").wait_for()
+    house.services.uploads.close()
 
 
 def test_thousands_of_events_are_drawn_in_few_strokes(house, tab, ann) -> None:
@@ -199,7 +268,9 @@ def test_every_page_fits_a_phone_and_can_be_read(house, open_tab, ann, scheme) -
     assert tab.overflow_px() <= 0
     tab.log_in(house, ann)
     paths = ("/jobs", f"/jobs/{job.id}", f"/jobs/{failed.id}", "/submit", f"/submit?from={before.id}&kind=search")
-    for path in (*paths, "/supernets", "/devices", "/devices/-"):
+    house.upload(ann, "onnx", 3 * "a-long-name-", {"nodes": 123, "inputs": [{"name": "x", "shape": [1, 3, 224, 224]}]})
+    house.services.people.issue(ann, ("jobs", "models"), 9 * "label")
+    for path in (*paths, "/uploads", "/tokens", "/supernets", "/devices", "/devices/-"):
         tab.go(path)
         assert tab.overflow_px() <= 0, path
         assert tab.page.evaluate(CONTRAST) == [], path

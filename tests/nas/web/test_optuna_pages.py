@@ -71,7 +71,8 @@ def test_nothing_can_be_written(searched_house, method) -> None:
     base = f"/jobs/{job.id}/optuna"
     csrf = client.get("/jobs").text.partition('name="csrf" value="')[2].partition('"')[0]
     before = client.get(f"{base}/api/studies").json()
-    for headers in ({}, {"X-CSRF-Token": csrf}):
+    as_json = {"Accept": "application/json"}
+    for headers in (as_json, {**as_json, "X-CSRF-Token": csrf}):
         for path in ("api/studies/0", "api/studies", "api/studies/0/rename", "dashboard"):
             answer = client.request(method, f"{base}/{path}", headers=headers)
             assert answer.status_code == 403

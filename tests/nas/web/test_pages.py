@@ -6,9 +6,6 @@ import re
 import pytest
 from sqlalchemy import update
 
-from latency_tables.device import fingerprint, local_devices
-from latency_tables.offers import Offers
-from nas.agent.wire import About
 from nas.api.access import undeclared
 from nas.service.schema import devices
 from tests.nas.made_up_run import EVIL, Page
@@ -16,7 +13,7 @@ from tests.nas.web.conftest import logged_in
 from tests.nas.web.house import point, profiled, searched, trained
 from tests.nas.web.visitor import Visitor
 
-LISTS = ("/jobs", "/submit", "/supernets", "/devices", "/devices/-")
+LISTS = ("/jobs", "/submit", "/uploads", "/supernets", "/devices", "/devices/-", "/tokens")
 
 
 def read(answer, status: int = 200) -> Page:
@@ -224,10 +221,17 @@ def test_the_report_runs_in_a_sandbox_of_its_own(house, as_ann, ann) -> None:
     assert answer.headers["content-disposition"] == "inline"
 
 
-def test_supernets_are_the_jobs_that_have_trained_one(house, as_ann, ann) -> None:
-    job = ended(house, ann)
+def test_supernets_are_the_jobs_that_have_trained_one(house, as_ann, as_bob, ann, bob) -> None:
+    job, his = ended(house, ann), ended(house, bob)
+    goes_on = house.submit(ann, "goes-on")
+    house.leave(house.claim(goes_on), {"train.json": trained()})
     house.submit(ann, "not-yet")
-    page = read(as_ann.get("/supernets"))
+    page, only_his = read(as_ann.get("/supernets")), read(as_bob.get("/supernets"))
+    assert unsaid(page, "UTC, ann", "UTC, bob", "goes-on") == []
+    assert "UTC, bob" not in only_his.text
+    assert f"/jobs/{his.id}" in only_his.values("href")
+    assert f"/jobs/{job.id}" not in only_his.values("href")
+    assert f"/submit?from={goes_on.id}&kind=search" not in page.values("href")
     assert unsaid(page, "digits, 10 classes", "98.1%", "95.3%", "46,656", "287 k") == []
     assert "not-yet" not in page.text
     assert f"/submit?from={job.id}&kind=search" in page.values("href")
@@ -246,13 +250,11 @@ def test_devices_show_how_well_they_are_predicted_and_an_admin_enrols_them(house
 
 
 def test_an_enrolled_machine_shows_what_it_is_and_how_steady_it_is(house, as_ann, ann) -> None:
-    code, _ = house.services.farm.enrolment("pi-5", ann.id)
-    about = About(fingerprint(), Offers(local_devices(), (f"fp16: {EVIL}",)), {"python": EVIL})
-    house.services.farm.enrol(code, "0" * 32, about)
+    house.enrol(ann, "pi-5", (f"fp16: {EVIL}",), python=EVIL)
     history = [{"at_s": 1e9 + i, "settings": EVIL, "reference_us": 200.0 + i, "task": "t"} for i in range(3)]
     known = update(devices).values(canary={"history": history})
     house.services.db.write(lambda connection: connection.execute(known))
-    ended(house, ann)
+    house.measured(ended(house, ann), "pi-5")
     page = read(as_ann.get("/devices"))
     assert unsaid(page, "pi-5", "online", "nothing to do", "202 µs", "3.1%") == []
     page = read(as_ann.get("/devices/pi-5"))
@@ -261,6 +263,20 @@ def test_an_enrolled_machine_shows_what_it_is_and_how_steady_it_is(house, as_ann
     assert plots["canary"]["data"][0]["y"] == [200.0, 201.0, 202.0]
     assert "<" not in plots["canary"]["data"][0]["name"]
     assert read(as_ann.get("/devices/pi-6"), 404)
+
+
+def test_a_machine_is_removed_by_those_who_enrol(house, as_ann, as_bob, ann) -> None:
+    house.enrol(ann, "pi-5")
+    as_whom = {"csrf": re.search(r'name="csrf" value="([^"]+)"', as_bob.get("/devices/pi-5").text)[1]}
+    assert as_bob.post("/devices/pi-5/remove", as_whom).status_code == 403
+    assert "/devices/pi-5/remove" not in read(as_bob.get("/devices/pi-5")).values("action")
+    as_whom = {"csrf": re.search(r'name="csrf" value="([^"]+)"', as_ann.get("/devices/pi-5").text)[1]}
+    assert "/devices/pi-5/remove" in read(as_ann.get("/devices/pi-5")).values("action")
+    assert as_ann.post("/devices/pi-5/remove", as_whom).headers["location"] == "/devices"
+    assert house.services.farm.devices() == []
+    page = read(as_ann.get("/devices/pi-5"))
+    assert "removed" in page.text
+    assert "/devices/pi-5/remove" not in page.values("action")
 
 
 def test_the_workers_own_machines_have_a_page_with_predicted_against_measured(house, as_ann, ann) -> None:

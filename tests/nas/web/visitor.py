@@ -9,11 +9,12 @@ import httpx
 from fastapi import FastAPI
 
 ORIGIN = "http://testserver"
+HEADERS = {"Accept": "text/html,*/*;q=0.8"}
 
 
 class Visitor:
     def __init__(self, app: FastAPI) -> None:
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN)
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN, headers=HEADERS)
 
     def get(self, path: str, **how: Any) -> httpx.Response:
         return asyncio.run(self._client.get(path, **how))

@@ -1,4 +1,7 @@
-"""The database of the service: transactions that outlive a lost connection, and the only clock that counts."""
+"""A database: transactions that outlive a lost connection, and the only clock that counts.
+
+The service keeps its tables in one, and so does every search (nas/searching/store.py), on its own or beside the service.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,23 +28,29 @@ from nas.service.errors import ServiceError, Unavailable
 T = TypeVar("T")
 
 WAIT_S = 30.0
+# The table that says which revision of the service's tables a database has. Not Alembic's usual name for it, under which
+# another program in the same database may keep its own.
+VERSIONS = "service_version"
 # A connection for every thread of an API server; PostgreSQL takes 100 unless told otherwise.
 _CONNECTIONS = 8
 _MORE_CONNECTIONS = 32
+# What SQLite takes for a database in memory.
+_NO_FILE = (None, "", ":memory:")
 
 
 @dataclass(frozen=True, slots=True)
 class _Backend:
     """What differs between the databases.
 
-    `options` are the driver's own for a new connection, to which `connected` is said. `clock` is SQL for epoch seconds.
-    `pauses_s`, the shortest and the longest, lie between two tries. `read` and `write` begin a transaction; `alone` keeps all
-    but one process from making tables. `one_writer`: a second one would have to wait anyway.
+    `options` are the driver's own for a new connection, to which `connected` is said, by the seconds to wait and whether it is
+    to be durable. `clock` is SQL for epoch seconds. `pauses_s`, the shortest and the longest, lie between two tries. `read` and
+    `write` begin a transaction; `alone` keeps all but one process from making tables. `one_writer`: a second one would have to
+    wait anyway.
     """
 
     driver: str
     options: Callable[[float], dict[str, Any]]
-    connected: tuple[str, ...]
+    connected: Callable[[float, bool], tuple[str, ...]]
     clock: str
     pauses_s: tuple[float, float]
     read: str
@@ -56,8 +65,15 @@ _BACKENDS = {
         # SQLite's own waiting looks again only after up to 100 ms: beside three processes that write, 99% of writes took up to
         # 41-89 ms with it, and take up to 31 ms so.
         options=lambda wait_s: {"timeout": 0.0},
-        # FULL: what was acknowledged survives a power cut. NORMAL would wait for the disk at checkpoints only.
-        connected=("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"),
+        # FULL: what was acknowledged survives a power cut. NORMAL waits for the disk at checkpoints only: a kill of the process
+        # takes nothing back, a power cut may. To wait at each commit takes 19 ms on a busy machine.
+        connected=lambda wait_s, durable: (
+            "PRAGMA journal_mode=WAL",
+            f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}",
+            "PRAGMA foreign_keys=ON",
+            # In place of 2 MB, to which each connection of a process that runs for hours would grow. It is no slower.
+            "PRAGMA cache_size=-512",
+        ),
         clock="((julianday('now') - 2440587.5) * 86400.0)",
         pauses_s=(0.001, 0.01),
         read="BEGIN",
@@ -77,13 +93,16 @@ _BACKENDS = {
             "tcp_user_timeout": 25_000,
         },
         # A client that is stopped in the middle of a transaction must not keep its rows locked for good.
-        connected=("SET lock_timeout = '5s'", "SET idle_in_transaction_session_timeout = '10s'"),
+        connected=lambda wait_s, durable: (
+            f"SET lock_timeout = {math.ceil(1000 * min(wait_s, 5))}",
+            "SET idle_in_transaction_session_timeout = '10s'",
+        ),
         # Not now(): that is when the transaction began, and it may have waited for a lock since.
         clock="extract(epoch from clock_timestamp())::float8",
         pauses_s=(0.05, 1.0),
         read="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
         write="",
-        # Two that make the same tables at once do not wait for each other, but fail. The number is the service's own.
+        # Two that make the same tables at once do not wait for each other, but fail. The number is our own.
         alone="SELECT pg_advisory_xact_lock(7305115)",
         one_writer=False,
     ),
@@ -109,6 +128,12 @@ def insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.I
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
+def alone(connection: Connection) -> None:
+    """Wait until no other process makes tables, and let none begin before this transaction ends."""
+    if statement := _BACKENDS[connection.dialect.name].alone:
+        connection.exec_driver_sql(statement)
+
+
 class Database:
     """A SQLite file or a PostgreSQL database, for any number of threads; each process, a forked one too, opens its own.
 
@@ -116,20 +141,28 @@ class Database:
     What is to be done is given to `read` or `write` as a function of a connection. It is one transaction, and is called
     again while the connection is lost, for up to `wait_s`. The connection may have died after its commit was sent, so that
     what `write` calls must find out by itself that it has been done: ids are made before it, and inserts do nothing on
-    conflict. It must not call the database again. `time_s` stands in for the database's clock in tests.
+    conflict. It must not call the database again. What is not `durable` may lose the last that was written in a power cut, and
+    may be SQLite's `:memory:`, of which each thread has its own. `time_s` stands in for the database's clock in tests.
     """
 
-    def __init__(self, url: str | Path, wait_s: float = WAIT_S, *, time_s: Callable[[], float] | None = None) -> None:
-        self._url = _parsed(url)
+    def __init__(
+        self,
+        url: str | Path,
+        wait_s: float = WAIT_S,
+        *,
+        durable: bool = True,
+        time_s: Callable[[], float] | None = None,
+    ) -> None:
+        self._url = _parsed(url, durable)
         self._backend = _BACKENDS[self._url.get_backend_name()]
         self._wait_s = wait_s
+        self._durable = durable
+        pool = {"pool_size": _CONNECTIONS, "max_overflow": _MORE_CONNECTIONS, "pool_timeout": wait_s}
         try:
             self._engine = create_engine(
                 self._url.set(drivername=self._backend.driver),
                 connect_args=self._backend.options(wait_s),
-                pool_size=_CONNECTIONS,
-                max_overflow=_MORE_CONNECTIONS,
-                pool_timeout=wait_s,
+                **({} if self._url.database in _NO_FILE else pool),
             )
         except ImportError as error:
             raise ServiceError(f"{self.url}: PostgreSQL needs psycopg: pip install 'hwnas[postgres]'") from error
@@ -154,19 +187,21 @@ class Database:
         from nas.service.migration import upgrade  # Alembic takes 0.2 s to import
 
         def work(connection: Connection) -> None:
-            if self._backend.alone:
-                connection.exec_driver_sql(self._backend.alone)
+            alone(connection)
             upgrade(connection, self.url)
 
         self.write(work)
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` reads, all of it as of one moment; it waits for no writer, and no writer for it."""
-        return self._repeated(work, self._backend.read, nullcontext())
+    def read(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
+        """What `work` reads, all of it as of one moment; it waits for no writer, and no writer for it.
+
+        Unless `patient`, a server that nobody answers for is not asked again: its address may be wrong.
+        """
+        return self._repeated(work, self._backend.read, nullcontext(), patient)
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns, once what it wrote is on the disk. Raises `Unavailable`, and whatever `work` raises."""
-        return self._repeated(work, self._backend.write, self._turn)
+        return self._repeated(work, self._backend.write, self._turn, patient=True)
 
     def now(self) -> float:
         """The database's epoch seconds."""
@@ -183,7 +218,9 @@ class Database:
     ) -> None:
         self.close()
 
-    def _repeated(self, work: Callable[[Connection], T], begin: str, turn: AbstractContextManager[Any]) -> T:
+    def _repeated(
+        self, work: Callable[[Connection], T], begin: str, turn: AbstractContextManager[Any], patient: bool
+    ) -> T:
         until_s = time.monotonic() + self._wait_s
         shortest_s, longest_s = self._backend.pauses_s
         pause_s = 0.0  # a connection that died while it was idle is replaced at once
@@ -194,12 +231,11 @@ class Database:
                         connection.exec_driver_sql(begin)
                     return work(connection)
             except (DBAPIError, PoolTimeout) as error:
-                passes = _passes(error)
+                passes = _passes(error, patient)
                 if passes is None:
                     raise
                 if not passes or time.monotonic() + pause_s > until_s:
-                    said = " ".join(str(getattr(error, "orig", None) or error).split())
-                    raise Unavailable(f"{self.url}: the database cannot be used ({said})") from error
+                    raise Unavailable(f"{self.url}: the database cannot be used ({said(error)})") from error
             time.sleep(pause_s)
             pause_s = min(max(2 * pause_s, shortest_s), longest_s)
 
@@ -207,12 +243,17 @@ class Database:
         # Python's driver for SQLite would begin transactions by itself, and none before tables are made.
         if self._backend.one_writer:
             connection.isolation_level = None
-        for statement in self._backend.connected:
+        for statement in self._backend.connected(self._wait_s, self._durable):
             connection.execute(statement)
         connection.commit()
 
 
-def _passes(error: DBAPIError | PoolTimeout) -> bool | None:
+def said(error: BaseException) -> str:
+    """What a database complains of, in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def _passes(error: DBAPIError | PoolTimeout, patient: bool) -> bool | None:
     """Whether trying again soon may help; None: the statement is at fault, and not the database."""
     cause = getattr(error, "orig", None)
     if isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated):
@@ -222,7 +263,7 @@ def _passes(error: DBAPIError | PoolTimeout) -> bool | None:
         return True if code in _SQLITE_PASSING else False if code in _SQLITE_BROKEN else None
     state = getattr(cause, "sqlstate", None)
     if state is None:  # nobody answered
-        return True if isinstance(error, OperationalError) else None
+        return patient if isinstance(error, OperationalError) else None
     return True if state.startswith(_POSTGRES_PASSING) else None
 
 
@@ -249,17 +290,15 @@ def _with_time(clock_sql: str, time_s: Callable[[], float]) -> Callable[..., tup
     return replaced
 
 
-def _parsed(url: str | Path) -> URL:
+def _parsed(url: str | Path, durable: bool) -> URL:
     """A path is a SQLite file."""
+    found = None
     if isinstance(url, Path) or "://" not in url:
-        return URL.create("sqlite", database=str(url))
-    try:
-        found = make_url(url)
-        # Each connection to a SQLite database in memory would have one of its own.
-        known = found.get_backend_name() in _BACKENDS and found.database not in (None, "", ":memory:")
-    except (ArgumentError, ValueError):
-        known = False
-    if not known:
+        found = URL.create("sqlite", database=str(url))
+    else:
+        with suppress(ArgumentError, ValueError):
+            found = make_url(url)
+    if found is None or found.get_backend_name() not in _BACKENDS or (durable and found.database in _NO_FILE):
         # Not shown: there may be a password in what cannot be read.
         raise ServiceError("the address of the database must be a path or as postgresql+psycopg://user@host/name")
     return found
