@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# Two processes, each of one thread: two that both compute with two threads wait for each other.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test check bench clean
 
@@ -14,13 +16,13 @@ demo: $(VENV)/installed
 	$(BIN)/nas run --demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(TEST)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(TEST)
 	$(BIN)/python tests/readme_commands.py
 
 bench: $(VENV)/installed

@@ -21,6 +21,7 @@ from nas import agent_cli, service_cli
 from nas.console import AsJson, fail, reported
 from nas.device_cli import Asked, devices, measure_onnx, profile_space
 from nas.jobs_cli import jobs as service_jobs
+from nas.supernets_cli import supernets
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +44,7 @@ app.add_typer(devices, name="devices")
 app.add_typer(service_jobs, name="jobs")
 app.add_typer(service_cli.users, name="users")
 app.add_typer(service_cli.tokens, name="tokens")
+app.add_typer(supernets, name="supernets")
 
 JobFile = Annotated[Path | None, typer.Argument(metavar="JOB.yaml", help="The job file; see examples/.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, as `nas train` left it.")]

@@ -19,9 +19,9 @@ from latency_tables.device import Device, local_devices
 from nas.errors import JobError
 from nas.searching.constraints import parse_constraint
 from nas.searching.quantities import QUANTITIES, check_objectives
-from search_spaces import FAMILIES, Space, SpaceError, define_space
-from supernets.dataset import DataSource
-from supernets.train import TrainSettings
+from search_spaces import FAMILY_NAMES, Space, SpaceError, define_space, is_family
+from supernets.datasource import DataSource
+from supernets.settings import TrainSettings
 
 Pick = Literal["fastest", "knee", "most-accurate"]
 PROXIES = ("grad_norm", "snip", "synflow", "jacob_cov", "gradsign")
@@ -52,9 +52,9 @@ class SearchSettings:
     `validation_images`: how many of them an evaluation reads (all of them by default), `first_images`: how many at first, of
     which only the promising go on; `patience`: generations without growth that end a search; `controls`: whether random
     search and uniform scaling are evaluated as well; `proxies`: zero-cost proxies to compare with accuracy, `warm_up`: the one
-    that chooses the first generation; `warm_start`: folders of runs whose evaluations are taken over; `measure_front`: whether
-    the networks of a front are measured as soon as it is found; `store`: the database of evaluations, a file of the run by
-    default."""
+    that chooses the first generation; `warm_start`: folders of runs whose evaluations are taken over (of a service, jobs);
+    `measure_front`: whether the networks of a front are measured as soon as it is found; `store`: the database of evaluations,
+    a file of the run by default."""
 
     sampler: Sampler = "guided"
     evaluations: int = 100
@@ -139,8 +139,8 @@ class Job:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or self.name.startswith("."):
             raise JobError(f"name must be letters, digits, '-', '_' and '.', not {self.name!r}")
-        if self.space.get("family") not in tuple(FAMILIES):  # not a lookup: what came need not be hashable
-            raise JobError(f"space.family must be one of {', '.join(FAMILIES)}, not {self.space.get('family')!r}")
+        if not is_family(self.space.get("family")):
+            raise JobError(f"space.family must be one of {FAMILY_NAMES}, not {self.space.get('family')!r}")
         for name in ("num_classes", "in_channels"):
             if name in self.space:
                 raise JobError(f"space.{name} follows from the data; drop it")
@@ -178,7 +178,7 @@ class Job:
 # What the pipeline fills in itself and a job file therefore does not say, with the value it has until then.
 DERIVED: dict[type, dict[str, Any]] = {DataSource: {"size": 32}, TrainSettings: {"seed": 0}}
 
-PATHS = ("data.path", "data.test_path")
+PATHS = ("data.path", "data.test_path", "train.start")
 
 # Beside its own errors the parser lets through those of int() and date(), as of `2024-13-45`, and of too deep a nest.
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -244,11 +244,11 @@ def job_from_json(document: Any, relative_to: Path | None = None) -> Job:
         raise JobError(explained(error, schema)) from error
     except ValueError as error:
         raise error if isinstance(error, JobError) else JobError(str(error)) from error
-    source, base = job.data, relative_to
+    source, train, base = job.data, dataclasses.replace(job.train, seed=job.seed), relative_to
     if base is not None:
         path, test_path = _relative(source.path, base), _relative(source.test_path, base)
         source = dataclasses.replace(source, path=path, test_path=test_path)
-    train = dataclasses.replace(job.train, seed=job.seed)
+        train = dataclasses.replace(train, start=_relative(train.start, base))
     return dataclasses.replace(job, data=source, train=train, devices=job.devices or local_devices())
 
 

@@ -25,7 +25,7 @@ from nas.export import Checked, check_versions, specialise, write_model
 from nas.folder import STAGES, RunFolder, versions
 from nas.job import Job
 from nas.model_lab import LOCK_TIMEOUT_S
-from nas.profiling import measured_front, profiled, shift_since
+from nas.profiling import measured_front, needs_of, profiled, shift_since
 from nas.progress import Display
 from nas.report import evaluations_csv, front_csv, render
 from nas.searching.campaign import Campaign, Extent, campaign
@@ -42,7 +42,8 @@ from nas.searching.truth import with_measured
 from nas.searching.warmup import correlations
 from nas.searching.watch import UNWATCHED, Watch
 from nas.summary import summarise
-from search_spaces import Codes, Space, digest
+from nas.training import train_on_ray
+from search_spaces import Arch, Codes, Space, digest
 from supernets.augment import Normalisation
 from supernets.batches import Batches, batch_of, calibration_batches
 from supernets.calibrate import accuracy, calibrate
@@ -66,7 +67,7 @@ class Run:
     """One run: its folder and job, how many evaluators may work side by side, and where progress is shown.
 
     `machine` gives the machine that measures a device, `trials` opens the store of evaluations in place of that of the job,
-    `watch` is told what the search finds.
+    `warm_start` finds what searches that the job names have evaluated, `watch` is told what the search finds.
     """
 
     folder: RunFolder
@@ -77,19 +78,28 @@ class Run:
     """Search from the first proposal, whatever was proposed before; evaluations stay."""
     machine: Callable[[Device], Machine] = here
     trials: Callable[[], TrialStore] | None = None
+    warm_start: Callable[[Sequence[str], Space, Mapping[str, str], int], dict[Arch, float]] = warm_start
     watch: Watch = UNWATCHED
 
 
 def run(context: Run) -> dict[str, Any]:
     """All stages that are not finished, in order; the summary."""
+    needs = () if "profile" in context.folder.stages() else needs_of(context.job)
     for device in context.job.devices:  # one that this machine lacks is refused before the training, not after
-        context.machine(device).check(device)
+        context.machine(device).check(device, needs)
     for name in STAGES:
         run_stage(context, name)
     return context.folder.read_json(context.folder.summary.name)
 
 
 def run_stage(context: Run, name: str) -> None:
+    """One stage, unless it is finished, and what is measured after it; the stages before it must be."""
+    finish_stage(context, name)
+    if name == "search":
+        measure_fronts(context)
+
+
+def finish_stage(context: Run, name: str) -> None:
     """One stage, unless it is finished; the stages before it must be."""
     done = context.folder.stages()
     for earlier in STAGES[: STAGES.index(name)]:
@@ -113,7 +123,10 @@ def train(context: Run) -> dict[str, Any]:
     space = job.space_for(len(dataset.classes))
     folder.write_json("space.json", space.to_json())
     with context.display.stage("train") as progress:
-        state = train_supernet(space, dataset, job.train, path=folder.checkpoint, progress=progress)
+        trainer = train_supernet
+        if job.train.workers > 1:
+            trainer = partial(train_on_ray, address=job.search.ray_address)
+        state = trainer(space, dataset, job.train, path=folder.checkpoint, progress=progress)
     notes = {"data": dataset.id, "classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
     save_supernet(folder.supernet, state.average, notes)
     ends = {"largest": space.largest(), "smallest": space.smallest()}
@@ -164,7 +177,7 @@ def search(context: Run) -> dict[str, Any]:
     problem = problem_of(folder, job, space)
     images = images_of(settings, len(dataset.validation))
     accuracies = context_of(_weights_digest(net), dataset.id, job)
-    warm = warm_start(settings.warm_start, space, accuracies, images[-1])
+    warm = context.warm_start(settings.warm_start, space, accuracies, images[-1])
     identity = identity_of(job, space, problem.targets, images, accuracies, warm)
     scores_of = partial(_proxy_scores, space, dataset, job.seed)
     warm_up = settings.warm_up
@@ -198,10 +211,6 @@ def search(context: Run) -> dict[str, Any]:
             watch=context.watch,
         )
     _tell_infeasible(context, found)
-    devices = [device_json(found, target) for target in problem.targets]
-    if settings.measure_front:
-        for device, result in zip(job.devices, devices, strict=True):
-            _measure_front(context, space, device, result["front"])
     return {
         "search": {
             **search_json(found, time.perf_counter() - started),
@@ -209,8 +218,22 @@ def search(context: Run) -> dict[str, Any]:
             "images": list(images),
             "proxies": _proxies(space, dataset, job, found),
         },
-        "devices": devices,
+        "devices": [device_json(found, target) for target in problem.targets],
     }
+
+
+def measure_fronts(context: Run) -> None:
+    """Where the job asks for it, every network of the fronts, measured on its device, into what the search stage wrote.
+
+    Apart from that stage, which may run at a low priority; nothing that measures should.
+    """
+    if not context.job.search.measure_front:
+        return
+    folder, found = context.folder, context.folder.result("search")
+    for device, result in zip(context.job.devices, found["devices"], strict=True):
+        if any(row["latency_ms_measured"] is None for row in result["front"]):
+            _measure_front(context, folder.space, device, result["front"])
+            folder.write_json("search.json", found)
 
 
 def export(context: Run) -> dict[str, Any]:

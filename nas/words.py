@@ -12,29 +12,29 @@ import onnxruntime
 
 from latency_tables.device import Device
 from nas.errors import JobError
-from search_spaces import FAMILIES, Space, define_space
+from search_spaces import FAMILY_NAMES, Space, define_space, is_family
 
 _DEVICE = re.compile(r"([a-z]+)_t(\d+)(?:_([a-z]{2,}\d+))?(?:_b(\d+))?")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
 def space_of(word: str, settings: Sequence[str] = ()) -> Space:
-    """The space that `word` names: a family, a `space.json`, or a job file of which the `space` section is taken.
+    """The space that `word` names: a family or a published name, a `space.json`, or a job file, of its `space` section.
 
     `settings` are `key=value` of a family (values as JSON), as `resolutions=[32,64]`; `SpaceError` or `JobError` says in
     one line what is wrong.
     """
     given = dict(_setting(text) for text in settings)
-    if word in FAMILIES:
+    if is_family(word):
         return define_space(word, **given)
-    document = read_document(Path(word), f"is neither a family ({', '.join(FAMILIES)}) nor a file of a space or a job")
+    document = read_document(Path(word), f"is neither a family ({FAMILY_NAMES}) nor a file of a space or a job")
     if "choices" in document:
         if given:
             raise JobError(f"{word}: is a finished space, which takes no --set")
         return Space.from_json(document)
     section = document.get("space", document)
     if not isinstance(section, Mapping) or not isinstance(section.get("family"), str):
-        raise JobError(f"{word}: has no space.family; give a space.json, a job file, or one of {', '.join(FAMILIES)}")
+        raise JobError(f"{word}: has no space.family; give a space.json, a job file, or one of {FAMILY_NAMES}")
     settled = {str(key): value for key, value in section.items() if key != "family"}
     return define_space(section["family"], **settled | given)
 

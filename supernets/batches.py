@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from supernets.augment import Augmentation, Normalisation
+from supernets.augment import Normalisation, augmented
 from supernets.dataset import Dataset, Images
+from supernets.settings import Augmentation
 
 BATCH = 256
 
@@ -52,7 +53,7 @@ def calibration_batches(dataset: Dataset, augment: Augmentation, seed: int, batc
     batch = min(BATCH, len(dataset.train))
     generator = torch.Generator().manual_seed(seed_of(seed, 2, 0))
     drawn = (batch_of(dataset.train, batch, i, seed)[0] for i in range(batches))
-    return [normalise(augment(images, generator)) for images in drawn]
+    return [normalise(augmented(images, augment, generator)) for images in drawn]
 
 
 def seed_of(*parts: int) -> int:

@@ -53,19 +53,28 @@ def calibrate(net: Supernet, arch: Arch, batches: Sequence[Tensor]) -> Stats:
 
     with torch.no_grad():
         for x_BCHW in batches:
-            net.run(resize(x_BCHW, resolution(arch)), arch, collect)
+            net.run(resize(x_BCHW.to(net.device), resolution(arch)), arch, collect)
     return {name: (mean / len(batches), var / len(batches)) for name, (mean, var) in totals.items()}
 
 
 def accuracy(net: Supernet, arch: Arch, stats: Stats | None, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Top-1 accuracy in [0, 1] over batches of images (B, C, H, W) and labels (B,), in evaluation mode."""
     right = total = 0
-    with torch.no_grad(), evaluating(net):
-        for x_BCHW, y_B in batches:
-            logits = net(resize(x_BCHW, resolution(arch)), arch, stats)
-            right += int((logits.argmax(1) == y_B).sum())
-            total += len(y_B)
+    for logits_BK, y_B in answers(net, arch, stats, batches):
+        right += int((logits_BK.argmax(1) == y_B).sum())
+        total += len(y_B)
     return right / total
+
+
+def answers(
+    net: Supernet, arch: Arch, stats: Stats | None, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (B, K) on the CPU, and labels (B,), of batches of images (B, C, H, W), in evaluation mode."""
+    for x_BCHW, y_B in batches:
+        # For one batch at a time: whoever reads the answers may compute with gradients in between.
+        with torch.no_grad(), evaluating(net):
+            logits_BK = net(resize(x_BCHW.to(net.device), resolution(arch)), arch, stats)
+        yield logits_BK.cpu(), y_B
 
 
 @contextmanager

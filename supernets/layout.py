@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from supernets.errors import TrainError
 from supernets.supernet import Supernet
 
 
@@ -21,15 +22,24 @@ from supernets.supernet import Supernet
 class Layout:
     """How activations and weights are held while training; parameters and optimiser state are always fp32."""
 
-    bf16: bool
+    dtype: torch.dtype
     channels_last: bool
 
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16)
+    @property
+    def reduced(self) -> bool:
+        """Whether activations have fewer bits than the weights."""
+        return self.dtype != torch.float32
+
+    def autocast(self, device: str = "cpu") -> torch.autocast:
+        return torch.autocast(device, dtype=self.dtype if self.reduced else None, enabled=self.reduced)
+
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """What keeps small gradients from vanishing in fp16, by loss scaling; the other types need none."""
+        return torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
     def hold(self, net: Supernet) -> Supernet:
         """The same network, its weights moved to this memory format."""
@@ -41,20 +51,47 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "fp32": Layout(bf16=False, channels_last=False),
-    "fp32_channels_last": Layout(bf16=False, channels_last=True),
-    "bf16_channels_last": Layout(bf16=True, channels_last=True),
+    "fp32": Layout(torch.float32, channels_last=False),
+    "fp32_channels_last": Layout(torch.float32, channels_last=True),
+    "bf16_channels_last": Layout(torch.bfloat16, channels_last=True),
+    "fp16_channels_last": Layout(torch.float16, channels_last=True),
 }
+
+
+def layouts_on(device: torch.device) -> dict[str, Layout]:
+    """Those that a device has: CPUs compute fp16 slowly where they do at all."""
+    return {name: of for name, of in LAYOUTS.items() if device.type == "cuda" or of.dtype != torch.float16}
+
+
+def device_of(name: str) -> torch.device:
+    """The device of `train.device`; `TrainError` where there is none."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise TrainError(
+            "train.device is cuda, but torch finds no GPU here; set auto or cpu, or install torch for CUDA"
+        )
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
+def layout_named(name: str, net: Supernet, batch: int) -> str:
+    """The name of a layout that the net's device has, the fastest one for `auto`."""
+    known = layouts_on(net.device)
+    if name == "auto":
+        return fastest_layout(net, batch)
+    if name not in known:
+        raise TrainError(f"train.layout {name} needs a GPU; on this {net.device.type} set auto or {', '.join(known)}")
+    return name
 
 
 def fastest_layout(net: Supernet, batch: int, repeats: int = 3) -> str:
     """The name of the layout in which forward and backward of the largest sub-network take the least time."""
     size = int(net.space.largest().values["resolution"])
-    x_BCHW = torch.rand(batch, net.space.settings["in_channels"], size, size)
-    copies = {name: layout.hold(copy.deepcopy(net).train()) for name, layout in LAYOUTS.items()}
-    seconds = dict.fromkeys(LAYOUTS, float("inf"))
+    x_BCHW = torch.rand(batch, net.space.settings["in_channels"], size, size, device=net.device)
+    layouts = layouts_on(net.device)
+    copies = {name: layout.hold(copy.deepcopy(net).train()) for name, layout in layouts.items()}
+    seconds = dict.fromkeys(layouts, float("inf"))
     for repeat in range(repeats + 1):
-        for name, layout in LAYOUTS.items():
+        for name, layout in layouts.items():
             start = time.perf_counter()
             _one_pass(copies[name], layout, layout.place(x_BCHW))
             if repeat > 0:  # the first pass pays for the set-up of every convolution
@@ -63,6 +100,9 @@ def fastest_layout(net: Supernet, batch: int, repeats: int = 3) -> str:
 
 
 def _one_pass(net: Supernet, layout: Layout, x_BCHW: Tensor) -> None:
-    with layout.autocast():
+    with layout.autocast(x_BCHW.device.type):
         logits = net(x_BCHW, net.space.largest())
-    F.cross_entropy(logits.float(), torch.zeros(len(x_BCHW), dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
+    labels = torch.zeros(len(x_BCHW), dtype=torch.long, device=x_BCHW.device)
+    F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+    if x_BCHW.device.type == "cuda":
+        torch.cuda.synchronize(x_BCHW.device)

@@ -35,6 +35,10 @@ VERBS = (
     "search",
     "studies",
     "export",
+    "supernets import",
+    "supernets evaluate",
+    "supernets study",
+    "supernets conflicts",
     "devices",
     "devices list",
     "devices report",
@@ -64,7 +68,7 @@ VERBS = (
 )
 
 # Commands that only hold others.
-GROUPS = {"jobs", "users", "tokens"}
+GROUPS = {"jobs", "supernets", "tokens", "users"}
 
 # Keys of summary.json whose own keys are the run's, not the format's.
 OPEN_KEYS = {"config", "arch", "stages", "versions", "by_device", "choices", "latency_ms", "ratio"}
@@ -225,7 +229,9 @@ def check_options() -> None:
     wrong = []
     for path in (path for path in DOCS if path.name not in NOT_OURS):
         for code in code_in(path.read_text(encoding="utf-8")):
-            verb = re.match(r"nas ((?:devices|jobs|users|tokens) [a-z]+|\w+)", code)
+            if code.startswith("ray "):  # Ray's own command
+                continue
+            verb = re.match(r"nas ((?:devices|jobs|supernets|tokens|users) [a-z]+|\w+)", code)
             allowed = known.get(verb[1], every if verb[1] in GROUPS else None) if verb else every
             if allowed is None:
                 wrong.append(f"{path.name}: no such command: {code}")

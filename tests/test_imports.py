@@ -1,6 +1,7 @@
 """The tree is the pipeline: which package may import which, and how packages and modules are laid out."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,15 @@ ARROWS = {
 }
 # latency_tables runs on a small board, so not even a lazy import of these.
 HEAVY = {"torch", "torchvision", "ray", "optuna"}
+# What computes takes 250 MB: it is for the steps of jobs, and not for processes that take requests and hand out work.
+COMPUTING = ("torch", "ray", "onnxruntime", "onnx", "sklearn", "scipy")
+SERVING = """
+from pathlib import Path
+import nas.api.server
+from tests.nas.api.hosted import hosted
+with hosted(Path(sys.argv[1])) as service:
+    service.person().submit()
+"""
 EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 
 
@@ -92,3 +102,17 @@ def test_imports_are_found_wherever_they_hide(tmp_path):
     path = tmp_path / "module.py"
     path.write_text("import a.b\ndef f():\n    from c.d import e\n    import_module('f.g')\nfrom . import h\n")
     assert sorted(imports(path)) == [(1, "a"), (3, "c"), (4, "f"), (5, "(relative)")]
+
+
+@pytest.mark.parametrize("code", [SERVING, "import nas.service.worker, nas.agent_cli, nas.agent.agent"])
+def test_who_takes_requests_or_hands_out_work_loads_nothing_that_computes(code, tmp_path):
+    code = f"import sys\n{code}\nprint(*(name for name in {COMPUTING} if name in sys.modules))"
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == []

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import socket
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas.errors import FaultError
+from nas.ray_session import RaySession
 from search_spaces import Arch
 
 if TYPE_CHECKING:
     # It needs torch, and whoever reads a search does not.
     from nas.searching.evaluator import Evaluator, Score
-
-REACHED_S = 10.0
 
 # How long a call to an actor should take. Ray adds 0.3-0.7 ms to each, so with 0.2 s that is nothing, and what a kill of the
 # search loses is as little.
@@ -30,9 +22,6 @@ CALL_S = 0.2
 
 # Deaths of actors that one batch of architectures survives.
 DEATHS = 3
-
-# Once Ray's control service is gone, Ray waits a minute for it and then ends this whole process without a word of Python.
-CHECK_S = 2.0
 
 
 class Runner(Protocol):
@@ -70,40 +59,25 @@ class LocalRunner:
 
 
 class RayRunner:
-    """Up to `jobs` Ray actors that each hold the evaluator; a new local Ray, or a running one by `address`.
+    """Up to `jobs` Ray actors that each hold the evaluator, on a Ray of their own or a running one by `address`.
 
-    A local Ray is started with its dashboard and usage reports off, listens on the loopback interface alone and asks who calls
-    for a token, and is stopped at the end. An actor that dies is replaced, and what it was scoring is scored again.
+    An actor that dies is replaced, and what it was scoring is scored again.
     """
 
     def __init__(self, evaluator: Evaluator, jobs: int, address: str | None = None) -> None:
         self._evaluator = evaluator
         self._jobs = jobs
-        self._address = address
+        self._session = RaySession(address, jobs)
         self._new: Callable[[], Any]
         self._idle: list[Any] = []
         self._busy: dict[Any, Any] = {}
         """Reference to an answer -> the actor that works on it: one call each, as more of them would part work too early."""
-        self._services: list[tuple[str, int]] = []
-        self._checked_s = 0.0
-        self._redirected = ExitStack()
 
     def __enter__(self) -> RayRunner:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Else it prints the last 20 lines of its scheduler's log beside the one that says how to go on.
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "Raylet is terminated")
-        _check_reachable(self._address)
-        if not self._address:
-            keep_ray_to_ourselves()
+        self._session.__enter__()
         import ray
 
-        local = {} if self._address else {"num_cpus": self._jobs, "include_dashboard": False}
         try:
-            # Ray prints what it has to say of deaths, however its logging is set: not between a command's results.
-            self._redirected.enter_context(redirect_stdout(sys.stderr))
-            ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-            self._services = _services(self._address)
             # A worker with one CPU has one thread for OpenMP and BLAS, too, and Ray starts all workers at niceness 15: whoever
             # else has something to do on the machine, such as a service that answers requests, comes first.
             remote = ray.remote(num_cpus=1)(_Actor)
@@ -112,13 +86,6 @@ class RayRunner:
                 self._start_actor()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
-            if isinstance(error, ConnectionError):
-                hint = "; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if "AuthToken" in str(error.__cause__) else ""
-                raise FaultError(
-                    f"search.ray_address: no Ray answers at {self._address or 'this machine'}{hint}"
-                ) from error
-            if isinstance(error, Exception) and not self._services:  # Ray has no class of its own for that
-                raise FaultError(f"Ray did not start ({' '.join(str(error).split())}); go on with --resume") from error
             raise
         return self
 
@@ -129,7 +96,7 @@ class RayRunner:
         size, deaths = 1, 0
         while waiting or sent:
             self._send(waiting, sent, images, size)
-            reference = self._answered()
+            reference = self._session.answered(list(self._busy))
             # None: left over from a call that was not read to its end, or an actor that says that it is there.
             actor, batch = self._busy.pop(reference), sent.pop(reference, None)
             try:
@@ -158,8 +125,7 @@ class RayRunner:
         for actor in [*self._idle, *self._busy.values()]:
             ray.kill(actor)
         self._idle, self._busy = [], {}
-        ray.shutdown()
-        self._redirected.close()
+        self._session.__exit__(kind, error, trace)
 
     def _send(self, waiting: deque[Arch], sent: dict[Any, list[Arch]], images: int | None, size: int) -> None:
         """Give each idle actor `size` architectures, or fewer so that there are enough for all."""
@@ -169,25 +135,6 @@ class RayRunner:
             reference = actor.scores.remote(batch, images)
             self._busy[reference], sent[reference] = actor, batch
 
-    def _answered(self) -> Any:
-        """The next answer; an error where Ray is no longer there to give one."""
-        import ray
-
-        while True:
-            if time.monotonic() - self._checked_s > CHECK_S:
-                self._check_running()
-            done, _ = ray.wait(list(self._busy), num_returns=1, timeout=CHECK_S)
-            if done:
-                return done[0]
-
-    def _check_running(self) -> None:
-        for host, port in self._services:
-            try:
-                socket.create_connection((host, port), timeout=REACHED_S).close()
-            except OSError as error:
-                raise FaultError(f"Ray ended ({host}:{port}: {error}); go on with --resume") from error
-        self._checked_s = time.monotonic()
-
     def _start_actor(self) -> None:
         """An actor that gets work once it answers, which on a busy cluster may take long."""
         actor = self._new()
@@ -196,52 +143,13 @@ class RayRunner:
     def _replace(self, actor: Any, deaths: int, error: Exception) -> None:
         import ray
 
-        self._check_running()
+        self._session.check()
         ray.kill(actor)  # it may only have been out of reach
         self._start_actor()
         if deaths > DEATHS:
             raise FaultError(
                 f"an evaluator on Ray died, {deaths} times, most likely for want of memory; try fewer --jobs"
             ) from error
-
-
-def keep_ray_to_ourselves() -> None:
-    """For a local Ray: whoever can speak with it can run anything as us.
-
-    Ray listens on all interfaces, but on systems where it builds no clusters: the first variable says that this is one. It
-    reads all three when it is imported; where it was imported before, only the first can still be said, and no token.
-    """
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    if "ray" in sys.modules:
-        sys.modules["ray._private.ray_constants"].ENABLE_RAY_CLUSTER = False  # type: ignore[attr-defined]
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _check_reachable(address: str | None) -> None:
-    """Ray itself tries for over five minutes to reach a cluster that is not there."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=REACHED_S).close()
-    except (OSError, OverflowError) as error:
-        raise FaultError(f"search.ray_address: no Ray answers at {address} ({error})") from error
-
-
-def _services(address: str | None) -> list[tuple[str, int]]:
-    """Where Ray listens: its control service and this machine's scheduler, or the server of a `ray://` address."""
-    import ray
-
-    if address and address.startswith("ray://"):
-        found = [address.removeprefix("ray://")]
-    else:
-        context = ray.get_runtime_context()
-        here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
-        found = [context.gcs_address, f"{here['NodeManagerAddress']}:{here['NodeManagerPort']}"]
-    parted = [each.rpartition(":") for each in found]
-    return [(host.strip("[]"), int(port)) for host, _, port in parted]
 
 
 class _Actor:

@@ -19,7 +19,20 @@ from tests.nas.fakes import FakeDisplay, write_job
 from tests.nas.test_pipeline import outcome
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("run", "train", "profile", "search", "export", "devices list", "devices report", "devices compare")
+COMMANDS = (
+    "run",
+    "train",
+    "profile",
+    "search",
+    "export",
+    "devices list",
+    "devices report",
+    "devices compare",
+    "supernets import",
+    "supernets evaluate",
+    "supernets study",
+    "supernets conflicts",
+)
 
 # The `nas` script on a quiet machine.
 QUIET_NAS = """

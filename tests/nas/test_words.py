@@ -8,11 +8,12 @@ from latency_tables.device import Device
 from latency_tables.errors import LatencyError
 from nas.errors import JobError
 from nas.words import device_of, seconds_of, shape_of, share_of, space_of
-from search_spaces import SpaceError, define_space
+from search_spaces import FAMILY_NAMES, SpaceError, define_space
 
 
 def test_a_space_is_named_by_its_family_with_settings():
     assert space_of("tiny") == define_space("tiny")
+    assert space_of("ofa_resnet50", ["resolutions=[96]"]) == define_space("resnet50", resolutions=[96])
     assert space_of("tiny", ["resolutions=[8]", "stem=16"]) == define_space("tiny", resolutions=[8], stem=16)
 
 
@@ -27,7 +28,7 @@ def test_a_space_is_read_from_its_own_file_and_from_a_job(tmp_path):
 @pytest.mark.parametrize(
     ("word", "settings", "said"),
     [
-        ("tinny", [], "tinny is neither a family (tiny, mobilenet_v3) nor a file"),
+        ("tinny", [], f"tinny is neither a family ({FAMILY_NAMES}) nor a file"),
         ("tiny", ["resolutions"], "--set 'resolutions' is not of the form key=value"),
         ("tiny", ["resolutions=[8"], "is not of the form key=value"),
         ("{list}", [], "wanted a mapping, found list"),

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernets.augment import Augmentation, Normalisation
+from supernets.augment import Normalisation, augmented
 from supernets.errors import SupernetError
+from supernets.settings import Augmentation
 
 # Time is no matter here: the machine may be busy with other things.
 relaxed = settings(deadline=None, max_examples=60)
@@ -48,7 +49,7 @@ def reflected(size: int, shift: int) -> list[int]:
 def test_shape_and_type_are_kept_and_the_images_are_not_written_to(shape, shift, mirror, cutout, seed):
     x = noise(shape, seed)
     before = x.clone()
-    y = Augmentation(shift, mirror, cutout)(x, seeded(seed))
+    y = augmented(x, Augmentation(shift, mirror, cutout), seeded(seed))
     assert y.shape == x.shape
     assert y.dtype == torch.uint8
     assert torch.equal(x, before)
@@ -60,24 +61,24 @@ def test_shape_and_type_are_kept_and_the_images_are_not_written_to(shape, shift,
 @given(shapes, st.integers(0, 99))
 def test_no_shift_no_mirror_and_no_cutout_is_the_identity(shape, seed):
     x = noise(shape, seed)
-    assert torch.equal(Augmentation(0, False, 0)(x, seeded(seed)), x)
+    assert torch.equal(augmented(x, Augmentation(0, False, 0), seeded(seed)), x)
 
 
 def test_the_generator_decides_and_moves_on():
     x, augment = noise((16, 3, 8, 8)), Augmentation(4, True, 3)
-    first = augment(x, seeded(1))
-    assert torch.equal(augment(x, seeded(1)), first)
-    assert not torch.equal(augment(x, seeded(2)), first)
+    first = augmented(x, augment, seeded(1))
+    assert torch.equal(augmented(x, augment, seeded(1)), first)
+    assert not torch.equal(augmented(x, augment, seeded(2)), first)
     generator = seeded(1)
-    assert torch.equal(augment(x, generator), first)
-    assert not torch.equal(augment(x, generator), first)
+    assert torch.equal(augmented(x, augment, generator), first)
+    assert not torch.equal(augmented(x, augment, generator), first)
 
 
 def test_torchs_own_generator_is_neither_read_nor_moved():
     torch.manual_seed(0)
     wanted = torch.rand(3)
     torch.manual_seed(0)
-    Augmentation(4, True, 3)(noise((4, 1, 8, 8)), seeded(1))
+    augmented(noise((4, 1, 8, 8)), Augmentation(4, True, 3), seeded(1))
     assert torch.equal(torch.rand(3), wanted)
 
 
@@ -85,7 +86,7 @@ def test_torchs_own_generator_is_neither_read_nor_moved():
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.booleans(), st.integers(0, 999))
 def test_every_image_is_shifted_with_reflected_borders_and_mirrored_at_most(height, width, shift, mirror, seed):
     x = coordinates(6, height, width)
-    y = Augmentation(shift, mirror)(x, seeded(seed))
+    y = augmented(x, Augmentation(shift, mirror), seeded(seed))
     shifts = range(-shift, shift + 1)
     rows_of = [reflected(height, d) for d in shifts]
     columns_of = [reflected(width, d) for d in shifts]
@@ -107,7 +108,7 @@ def test_the_walk_that_reflects_agrees_with_numpys_padding():
 
 
 def test_every_shift_and_both_mirrors_come_equally_often():
-    y = Augmentation(2, True)(coordinates(4000, 9, 9), seeded(3)).long()
+    y = augmented(coordinates(4000, 9, 9), Augmentation(2, True), seeded(3)).long()
     firsts = y[:, 0, 4, 4].bincount(minlength=9)
     assert firsts[2:7].sum() == 4000
     assert (firsts[2:7] > 700).all()
@@ -116,7 +117,7 @@ def test_every_shift_and_both_mirrors_come_equally_often():
 
 
 def test_rows_and_columns_are_shifted_independently_and_each_image_by_its_own():
-    y = Augmentation(3, False)(coordinates(2000, 9, 9), seeded(4)).long()
+    y = augmented(coordinates(2000, 9, 9), Augmentation(3, False), seeded(4)).long()
     centres = {(int(row), int(column)) for row, column in y[:, :, 4, 4]}
     assert len(centres) == 49
 
@@ -124,7 +125,7 @@ def test_rows_and_columns_are_shifted_independently_and_each_image_by_its_own():
 def test_channels_stay_together():
     grey = noise((32, 1, 8, 8))
     x = torch.cat([grey, 255 - grey, grey // 2], dim=1)
-    y = Augmentation(4, True)(x, seeded(5))
+    y = augmented(x, Augmentation(4, True), seeded(5))
     assert torch.equal(y[:, 1], 255 - y[:, 0])
     assert torch.equal(y[:, 2], y[:, 0] // 2)
 
@@ -132,7 +133,7 @@ def test_channels_stay_together():
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_images_smaller_than_the_shift_take_pixels_of_their_own(size):
     x = coordinates(200, size, size)
-    y = Augmentation(4, True)(x, seeded(6)).long()
+    y = augmented(x, Augmentation(4, True), seeded(6)).long()
     # Reflection visits every place: with negative indices wrapped around instead, rows would repeat.
     allowed = [reflected(size, d) for d in range(-4, 5)]
     assert all(rows[:, 0].tolist() in allowed for rows in y[:, 0])
@@ -142,7 +143,7 @@ def test_images_smaller_than_the_shift_take_pixels_of_their_own(size):
 @given(st.integers(1, 10), st.integers(1, 10), st.integers(1, 12), st.integers(0, 999))
 def test_cutout_greys_one_square_of_its_size_where_it_fits(height, width, side, seed):
     x = torch.where((grid := noise((6, 2, height, width), seed)) == 127, 128, grid).to(torch.uint8)
-    y = Augmentation(0, False, side)(x, seeded(seed))
+    y = augmented(x, Augmentation(0, False, side), seeded(seed))
     for before, after in zip(x, y, strict=True):
         grey = after[0] == 127
         assert torch.equal(after[1] == 127, grey)

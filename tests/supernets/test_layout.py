@@ -9,8 +9,12 @@ import torch
 
 from search_spaces import FAMILIES
 from supernets import layout as layout_module
-from supernets.layout import LAYOUTS, fastest_layout
+from supernets import settings
+from supernets.errors import TrainError
+from supernets.layout import LAYOUTS, device_of, fastest_layout, layout_named, layouts_on
 from tests.contracts.supernet_contract import images, logits, small_space, stirred
+
+HERE = layouts_on(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -19,14 +23,14 @@ def test_choosing_a_layout_leaves_the_net_as_it_was(family, training):
     net = stirred(small_space(family)).train(training)
     before = copy.deepcopy(net.state_dict())
     strides = [parameter.stride() for parameter in net.parameters()]
-    assert fastest_layout(net, batch=4, repeats=1) in LAYOUTS
+    assert fastest_layout(net, batch=4, repeats=1) in HERE
     assert net.training == training
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert [parameter.stride() for parameter in net.parameters()] == strides
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("winner", LAYOUTS)
+@pytest.mark.parametrize("winner", HERE)
 def test_the_layout_that_takes_the_least_time_is_chosen(monkeypatch, winner):
     now, passes = 0.0, Counter()
 
@@ -40,10 +44,10 @@ def test_the_layout_that_takes_the_least_time_is_chosen(monkeypatch, winner):
     monkeypatch.setattr(layout_module, "_one_pass", pass_at_its_price)
     monkeypatch.setattr(layout_module, "time", SimpleNamespace(perf_counter=lambda: now))
     assert fastest_layout(stirred(small_space("tiny")), batch=4) == winner
-    assert set(passes) == set(LAYOUTS.values())
+    assert set(passes) == set(HERE.values())
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layout_computes_the_same_function(family, name):
     net = stirred(small_space(family))
@@ -54,9 +58,9 @@ def test_every_layout_computes_the_same_function(family, name):
     held = layout.hold(copy.deepcopy(net))
     with layout.autocast():
         found = logits(held, layout.place(x), arch)
-    assert found.dtype == (torch.bfloat16 if layout.bf16 else torch.float32)
+    assert found.dtype == (layout.dtype)
     # bf16 keeps 8 bits of a number.
-    tolerance = 0.1 if layout.bf16 else 1e-5
+    tolerance = 0.1 if layout.reduced else 1e-5
     assert float((found.float() - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
     assert all(parameter.dtype == torch.float32 for parameter in held.parameters())
 
@@ -76,3 +80,26 @@ def test_a_layout_places_images_and_weights(name):
 
 def test_layouts_are_all_different():
     assert len(set(LAYOUTS.values())) == len(LAYOUTS)
+
+
+def test_the_settings_know_the_layouts_by_name():
+    assert tuple(LAYOUTS) == settings.LAYOUTS
+
+
+def test_fp16_is_for_gpus():
+    net = stirred(small_space("tiny"))
+    assert "fp16_channels_last" not in HERE
+    assert set(layouts_on(torch.device("cuda"))) == set(LAYOUTS)
+    with pytest.raises(TrainError, match="fp16_channels_last needs a GPU; on this cpu set auto or fp32, fp32_channels"):
+        layout_named("fp16_channels_last", net, 4)
+    assert layout_named("fp32", net, 4) == "fp32"
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+    with pytest.raises(TrainError, match="torch finds no GPU here; set auto or cpu"):
+        device_of("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == device_of("cuda") == torch.device("cuda")
+    assert device_of("cpu") == torch.device("cpu")

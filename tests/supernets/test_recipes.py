@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from search_spaces import FAMILIES
 from supernets.errors import SupernetError
+from supernets.picks import sub_networks
 from supernets.recipes import RECIPES, Phase, schedule
-from supernets.train import sub_networks
 from tests.contracts.supernet_contract import small_space
 
 
@@ -90,6 +90,21 @@ def test_phases_without_a_restart_share_one_warm_up_and_one_decay():
     np.testing.assert_allclose(rates(three, 100, 0.1), rates(one, 100, 0.1))
 
 
+def test_the_weight_of_smaller_networks_ramps_over_its_phase_alone():
+    recipe = (plain("a", 0.25), plain("b", 0.5, weight=(0.1, 0.9)), plain("c", 0.25, weight=(0.9, 0.9)))
+    weights = [moment.weight for moment in schedule(recipe, 80, 0.1)]
+    np.testing.assert_allclose(weights[:20], 1.0)
+    np.testing.assert_allclose(weights[20:60], 0.1 + 0.8 * (np.arange(40) + 0.5) / 40)
+    np.testing.assert_allclose(weights[60:], 0.9)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_phase_has_one_first_step(name):
+    moments = schedule(RECIPES[name], 200, 0.1)
+    assert [moment.phase for moment in moments if moment.first] == list(RECIPES[name])
+    assert moments[0].first
+
+
 def test_shares_that_do_not_add_up_are_refused():
     with pytest.raises(SupernetError, match="must add up to 1"):
         schedule((plain("a", 0.5), plain("b", 0.4)), 10, 0.1)
@@ -107,6 +122,13 @@ def test_the_shares_of_shipped_recipes_add_up(name):
         ({"share": 1.5}, r"'bad' needs a share in \(0, 1\] and at least one sub-network"),
         ({"subnets": ()}, r"'bad' needs a share in \(0, 1\] and at least one sub-network"),
         ({"subnets": ("random", "largest")}, "'bad' distils in place, so its first sub-network must be the largest"),
+        (
+            {"subnets": ("random", "best"), "teacher": "none"},
+            "'bad' compares with the largest sub-network, so it must be the",
+        ),
+        ({"images": 0.0}, r"'bad': images must be from 0.01 to 1.0, not 0.0"),
+        ({"weight": (-0.1, 1.0)}, r"'bad': weight must be from 0.0 to 1.0, not -0.1"),
+        ({"momentum_gap": 0.6}, r"'bad': momentum_gap must be from 0.0 to 0.5, not 0.6"),
         ({"open": {"kernel": 2, "depth": 0}}, "'bad' must open at least 1 value of depth, not 0"),
     ],
 )

@@ -38,6 +38,8 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+# They say where a request ends: one that lies is answered by the HTTP server, and never reaches the API.
+FRAMING = ("content-length", "transfer-encoding")
 QUIET = settings(
     max_examples=CASES,
     deadline=None,
@@ -80,6 +82,7 @@ def test_whatever_is_sent_the_answer_is_as_described(described, asker):
         def answered(case):
             nonlocal count
             count += 1
+            case.headers = {name: value for name, value in case.headers.items() if name.lower() not in FRAMING}
             case.call_and_validate(headers=asker.http.headers, checks=CHECKS)
 
         answered()

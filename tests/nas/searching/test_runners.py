@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nas.errors import JobError
+from nas.ray_session import keep_ray_to_ourselves
 from nas.searching import runners
 from nas.searching.evaluator import Evaluator, Score
-from nas.searching.runners import LocalRunner, RayRunner, keep_ray_to_ourselves, make_runner
+from nas.searching.runners import LocalRunner, RayRunner, make_runner
 from search_spaces import Arch
 from tests.contracts.runner_contract import check_runner, check_scores, small_evaluator, some_archs
 

@@ -1,0 +1,217 @@
+"""All that training changes, and its way to a file and back."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search_spaces import Space
+from supernets import checkpoint
+from supernets.checkpoint import Checkpoint
+from supernets.dataset import Dataset
+from supernets.errors import TrainError
+from supernets.group import Alone, Group
+from supernets.layout import LAYOUTS, Layout, device_of, layout_named
+from supernets.loss_gap import LossGap
+from supernets.recipes import RECIPES
+from supernets.settings import TrainSettings
+from supernets.start import load_start
+from supernets.supernet import Supernet
+
+LAYOUT_BATCH = 64
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint holds. `average` is the mean of the weights over time, the result; `teacher` a frozen one.
+
+    `optimiser` has the gradients of labels, and those of distillation too unless the recipe keeps their momenta apart: then
+    `distilling` has these. `gap` is what attentive picks go by. `parts`: into how many a batch is cut to fit into memory.
+    `loss` is smoothed over about ten steps. `group`, which no checkpoint tells of, is the workers that train it together.
+    """
+
+    net: Supernet
+    average: Supernet
+    teacher: Supernet | None
+    optimiser: torch.optim.SGD
+    distilling: torch.optim.SGD | None
+    scaler: torch.amp.GradScaler
+    gap: LossGap | None
+    layout: str
+    step: int = 0
+    parts: int = 1
+    loss: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    group: Group = field(default_factory=Alone)
+
+    @property
+    def how(self) -> Layout:
+        """The layout itself."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def nets(self) -> tuple[Supernet, ...]:
+        """Those that there are."""
+        return tuple(net for net in (self.net, self.average, self.teacher) if net is not None)
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.SGD]:
+        """By the name that their momenta have in a file."""
+        both = {"momentum.": self.optimiser, "distilled_momentum.": self.distilling}
+        return {name: each for name, each in both.items() if each is not None}
+
+    def momenta(self) -> dict[str, dict[str, Tensor]]:
+        """By the same names, the momentum of each parameter that has one."""
+        return {
+            prefix: {
+                name: optimiser.state[parameter]["momentum_buffer"]
+                for name, parameter in self.net.named_parameters()
+                if optimiser.state[parameter].get("momentum_buffer") is not None
+            }
+            for prefix, optimiser in self.optimisers.items()
+        }
+
+
+def fresh_state(space: Space, settings: TrainSettings) -> TrainState:
+    """Before the first step: weights drawn from the seed, or those of `settings.start`."""
+    net = Supernet(space, settings.seed).to(device_of(settings.device))
+    recipe = RECIPES[settings.recipe]
+    whole = load_start(net, Path(settings.start)) if settings.start is not None else False
+    state = _state(net, settings, layout_named(settings.layout, net, min(settings.batch, LAYOUT_BATCH)))
+    if whole and any(phase.teacher == "frozen" for phase in recipe):
+        state.teacher = copy.deepcopy(state.average).eval()
+    return state
+
+
+def _state(net: Supernet, settings: TrainSettings, layout: str) -> TrainState:
+    """A training of these weights that has taken no step."""
+    recipe = RECIPES[settings.recipe]
+    LAYOUTS[layout].hold(net)
+    return TrainState(
+        net,
+        copy.deepcopy(net),
+        None,
+        _optimiser(net, settings, settings.weight_decay),
+        # Weight decay goes with the labels.
+        _optimiser(net, settings, 0.0) if any(phase.momentum_gap for phase in recipe) else None,
+        LAYOUTS[layout].scaler(net.device),
+        LossGap.empty(net.space) if any(phase.attentive for phase in recipe) else None,
+        layout,
+    )
+
+
+def save_state(state: TrainState, settings: TrainSettings, dataset: Dataset, path: Path) -> None:
+    """Replace the checkpoint at `path`; `TrainError` instead where a weight is no number: the last good one stays."""
+    checkpoint.write(path, snapshot(state, identity_of(settings, dataset)))
+
+
+def snapshot(state: TrainState, identity: Mapping[str, Any]) -> Checkpoint:
+    """All of a training, to go on from; `TrainError` where a weight is no number."""
+    for name, weights in state.net.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise TrainError(f"{name} is not finite after step {state.step - 1}; lower train.learning_rate")
+    tensors = {f"net.{name}": t for name, t in state.net.state_dict().items()}
+    tensors |= {f"average.{name}": t for name, t in state.average.state_dict().items()}
+    if state.teacher is not None:
+        tensors |= {f"teacher.{name}": t for name, t in state.teacher.state_dict().items()}
+    for prefix, momenta in state.momenta().items():
+        tensors |= {prefix + name: buffer for name, buffer in momenta.items()}
+    if state.gap is not None:
+        tensors |= {"gap.gram": torch.from_numpy(state.gap.gram), "gap.moment": torch.from_numpy(state.gap.moment)}
+    notes = {
+        "step": state.step,
+        "loss": state.loss,
+        "seconds": state.seconds,
+        "layout": state.layout,
+        "history": list(state.history),
+        "parts": state.parts,
+        "scaler": state.scaler.state_dict(),
+        "identity": identity,
+    }
+    return Checkpoint(state.net.space, tensors, notes)
+
+
+def resumed_state(space: Space, settings: TrainSettings, dataset: Dataset, path: Path) -> TrainState:
+    """What `save_state` wrote; `TrainError` where it belongs to other settings or data."""
+    found = own_checkpoint(space, settings, dataset, path)
+    net = Supernet(space).to(device_of(settings.device))
+    layout = layout_named(found.notes["layout"], net, min(settings.batch, LAYOUT_BATCH))
+    return restored(found, net, replace(settings, layout=layout), path)
+
+
+def agreed_layout(name: str, net: Supernet, settings: TrainSettings, group: Group) -> str:
+    """The layout in which all workers train; for `auto` the one that the first of them finds the fastest."""
+    own = layout_named(name, net, min(settings.batch // group.size, LAYOUT_BATCH))
+    index = list(LAYOUTS).index(own)
+    return list(LAYOUTS)[int(group.gather(torch.tensor(index, device=net.device))[0])]
+
+
+def own_checkpoint(space: Space, settings: TrainSettings, dataset: Dataset, path: Path) -> Checkpoint:
+    """The checkpoint of this very training; `TrainError` where it belongs to other settings or data."""
+    found = checkpoint.read(path, space)
+    if found.notes.get("identity") != identity_of(settings, dataset):
+        raise TrainError(f"{path}: was trained with other settings or data; resume with those, or start a new run")
+    return found
+
+
+def restored(found: Checkpoint, net: Supernet, settings: TrainSettings, path: Path) -> TrainState:
+    """The training that `snapshot` took, in this net and the layout of `settings`; `path` is where it lies, for errors."""
+    state = _state(net, settings, settings.layout)
+    state.step, state.loss, state.seconds = (found.notes[key] for key in ("step", "loss", "seconds"))
+    state.history, state.parts = list(found.notes["history"]), found.notes.get("parts", 1)
+    state.scaler.load_state_dict(found.notes.get("scaler", {}))
+
+    def part(name: str) -> Mapping[str, Tensor]:
+        return {key.removeprefix(name): tensor for key, tensor in found.tensors.items() if key.startswith(name)}
+
+    checkpoint.load_weights(state.net, part("net."), path)
+    checkpoint.load_weights(state.average, part("average."), path)
+    if teacher := part("teacher."):
+        state.teacher = copy.deepcopy(state.average).eval()
+        checkpoint.load_weights(state.teacher, teacher, path)
+    if state.gap is not None:
+        state.gap.gram, state.gap.moment = found.tensors["gap.gram"].numpy(), found.tensors["gap.moment"].numpy()
+    parameters = dict(state.net.named_parameters())
+    for prefix, optimiser in state.optimisers.items():
+        for name, saved in part(prefix).items():
+            buffer = saved.to(state.net.device, copy=True)
+            placed = state.how.place(buffer) if buffer.dim() == 4 else buffer
+            optimiser.state[parameters[name]]["momentum_buffer"] = placed
+    return state
+
+
+def _optimiser(net: Supernet, settings: TrainSettings, weight_decay: float) -> torch.optim.SGD:
+    """Nesterov momentum; weight decay on weights alone, not on norms, biases and kernel transforms."""
+    named = list(net.named_parameters())
+    decayed = [p for name, p in named if p.dim() > 1 and ".transforms." not in name]
+    others = [p for name, p in named if p.dim() <= 1 or ".transforms." in name]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    nesterov, fused = settings.momentum > 0, net.device.type == "cuda"
+    return torch.optim.SGD(
+        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov, fused=fused or None
+    )
+
+
+def identity_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
+    """What has to be the same for a checkpoint to be continued; as JSON."""
+    fixed = asdict(settings)
+    for name in ("layout", "evaluations", "device", "start", "workers"):
+        del fixed[name]
+    # Where the weights lay is no matter, and checkpoints from before there were any to start from stay good.
+    started = {"start": _digest(Path(settings.start))} if settings.start is not None else {}
+    return {"settings": fixed, "data": dataset.id} | started
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TrainError(f"train.start: cannot read {path} ({error.strerror})") from error

@@ -1,0 +1,261 @@
+"""One step of training: the gradients of all its sub-networks, added up where the weights lie, and one move of the weights.
+
+Each of several workers has its own images of the batch. What makes a step theirs together: batch norm goes by all images, each
+mean over images counts by its share of them, and losses and gradients are added up over the workers.
+
+Shapes: B images, K classes, N sub-networks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from search_spaces import Arch
+from supernets.calibrate import resize, resolution
+from supernets.elastic import ElasticBatchNorm2d
+from supernets.errors import TrainError
+from supernets.group import Group
+from supernets.losses import DISTILLATIONS
+from supernets.picks import sub_networks
+from supernets.recipes import Moment, Recipe
+from supernets.settings import TrainSettings
+from supernets.shared_norm import by_all_images
+from supernets.state import TrainState
+
+Gradients = list[Tensor | None]
+"""Of all parameters in order."""
+
+# Batch norm by the batch needs two.
+FEWEST_IMAGES = 2
+
+
+def train_step(state: TrainState, moment: Moment, x_BCHW: Tensor, y_B: Tensor, settings: TrainSettings) -> float:
+    """One optimiser step over all sub-networks of the phase; the loss of the first.
+
+    `TrainError`, before any weight has moved, where a loss is not finite or a batch cannot be cut to fit into memory.
+    """
+    state.net.train()
+    space, rng = state.net.space, np.random.default_rng((settings.seed, 3, state.step))
+    archs = sub_networks(space, moment.phase, rng, state.gap)
+    apart: Gradients | None = None if state.distilling is None else [None for _ in state.net.parameters()]
+    while True:
+        try:
+            losses_2N = _gradients(state, moment, archs, x_BCHW, y_B, settings, apart)
+            break
+        except torch.OutOfMemoryError as error:
+            apart = None if apart is None else [None for _ in apart]
+            _cut_finer(state, len(y_B), error)
+    for arch, loss in zip(archs, losses_2N[0], strict=True):
+        if not np.isfinite(loss):
+            raise TrainError(
+                f"the loss is {loss} at step {state.step} in sub-network {arch.id}; lower train.learning_rate"
+            )
+    if state.gap is not None and moment.phase.subnets[0] == "largest":
+        smaller = [i for i, pick in enumerate(moment.phase.subnets) if pick != "largest"]
+        gaps = np.array([losses_2N[1][i] - losses_2N[1][0] for i in smaller])
+        state.gap.observe(space.encode(archs[i] for i in smaller), gaps)
+    _move(state, moment, settings, apart)
+    return float(losses_2N[0][0])
+
+
+def share_of(images: Tensor, group: Group) -> Tensor:
+    """Those of a batch that are a worker's: one in so many, so that neighbours are spread evenly."""
+    return images[group.rank :: group.size]
+
+
+def fewest_images(batch: int, recipe: Recipe) -> int:
+    """That any sub-network sees of a batch."""
+    return min(_count(batch, phase.images) for phase in recipe)
+
+
+def _cut_finer(state: TrainState, batch: int, error: Exception) -> None:
+    """Let go of what was computed, and cut batches into twice as many parts from here on."""
+    if state.group.size > 1:  # the others are in the middle of a step with this one
+        raise TrainError(
+            f"the GPU's memory does not hold a worker's {batch} images of a step; take more train.workers, "
+            "or a smaller train.batch"
+        ) from error
+    state.optimiser.zero_grad()
+    torch.cuda.empty_cache()
+    state.parts *= 2
+    if batch < FEWEST_IMAGES * state.parts:
+        raise TrainError(
+            f"the GPU's memory holds no step of {FEWEST_IMAGES} images; take a smaller space or smaller resolutions, "
+            "or set train.device to cpu"
+        ) from error
+
+
+def _gradients(
+    state: TrainState,
+    moment: Moment,
+    archs: list[Arch],
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    settings: TrainSettings,
+    apart: Gradients | None,
+) -> list[list[float]]:
+    """Gradients of a whole batch, part by part; its losses, and its losses on labels alone where attentive picks want them."""
+    losses_2N = torch.zeros(2, len(archs), device=x_BCHW.device)
+    for x_part, y_part in zip(x_BCHW.tensor_split(state.parts), y_B.tensor_split(state.parts), strict=True):
+        share = len(y_part) / len(y_B)
+        losses_2N += share * _backward(state, moment, archs, x_part, y_part, settings, share, apart)
+    found: list[list[float]] = state.group.add(losses_2N).tolist()
+    return found
+
+
+def _backward(
+    state: TrainState,
+    moment: Moment,
+    archs: list[Arch],
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    settings: TrainSettings,
+    share: float,
+    apart: Gradients | None,
+) -> Tensor:
+    """Add the gradients of all sub-networks to those of the parameters; losses (2, N) as in `_gradients`."""
+    phase = moment.phase
+    # Workers share out whole batches, and one alone may have a part of a batch.
+    batch = len(y_B) if state.group.size == 1 else settings.batch
+    target_BK = _frozen_target(state, x_BCHW) if phase.teacher == "frozen" and state.teacher is not None else None
+    losses = []
+    for i, (arch, pick) in enumerate(zip(archs, phase.subnets, strict=True)):
+        images = 1.0 if pick == "largest" else phase.images
+        own = _own_images(i, batch, images, state.group)
+        labels_B = y_B[own]
+        part = len(labels_B) / _count(batch, images)
+        logits_BK = _logits(state, x_BCHW[own], arch)
+        labels = distilled = None
+        if target_BK is None or phase.label_weight > 0:
+            labels = F.cross_entropy(logits_BK, labels_B, label_smoothing=settings.label_smoothing)
+        if target_BK is not None:
+            labels = None if labels is None else phase.label_weight * labels
+            distilled = DISTILLATIONS[phase.distillation](logits_BK, target_BK[own])
+        _descend(state, labels, distilled, share * part * (1.0 if pick == "largest" else moment.weight), apart)
+        total = _sum(labels, distilled).detach()
+        plain = F.cross_entropy(logits_BK.detach(), labels_B) if state.gap is not None else total
+        losses.append(part * torch.stack([total, plain]))
+        if phase.teacher == "inplace" and i == 0:
+            target_BK = logits_BK.detach().softmax(1)
+    return torch.stack(losses, 1)
+
+
+def _logits(state: TrainState, x_BCHW: Tensor, arch: Arch) -> Tensor:
+    """Of a sub-network in training (B, K), its batch norm by the images of all workers."""
+    with state.how.autocast(x_BCHW.device.type):
+        x_BCHW = resize(x_BCHW, resolution(arch))
+        if state.group.size == 1:
+            logits: Tensor = state.net(x_BCHW, arch)
+        else:
+            logits = state.net.run(x_BCHW, arch, by_all_images(state.group, keep=True))
+        return logits.float()
+
+
+def _frozen_target(state: TrainState, x_BCHW: Tensor) -> Tensor:
+    """What the frozen teacher says (B, K). Its running statistics mix sub-networks, so its batch norm goes by the batch."""
+
+    def by_batch(name: str, norm: ElasticBatchNorm2d, y_BCHW: Tensor) -> Tensor:
+        normed: Tensor = norm(y_BCHW, None, None, batch=True, momentum=0.0)
+        return normed
+
+    assert state.teacher is not None, "asked for where there is one"
+    largest = state.net.space.largest()
+    normalise = by_batch if state.group.size == 1 else by_all_images(state.group, keep=False)
+    with torch.no_grad(), state.how.autocast(x_BCHW.device.type):
+        return state.teacher.run(resize(x_BCHW, resolution(largest)), largest, normalise).float().softmax(1)
+
+
+def _count(batch: int, share: float) -> int:
+    """How many images of a batch a sub-network sees that sees this share of it."""
+    return min(batch, max(FEWEST_IMAGES, round(share * batch)))
+
+
+def _own_images(turn: int, batch: int, share: float, group: Group) -> slice | list[int]:
+    """Which of a worker's images the sub-network of this turn sees. Of the whole batch these are the share of it that begins
+    where the one before it ended; a worker has one in `group.size` of them."""
+    count = _count(batch, share)
+    if count == batch:
+        return slice(None)
+    whole = [(turn * count + i) % batch for i in range(count)]
+    return [i // group.size for i in whole if i % group.size == group.rank]
+
+
+def _descend(
+    state: TrainState, labels: Tensor | None, distilled: Tensor | None, weight: float, apart: Gradients | None
+) -> None:
+    """Add the gradients of a loss, those of distillation in `apart` where there is such a list."""
+    if apart is None or distilled is None:
+        _backward_scaled(state, weight * _sum(labels, distilled))
+        return
+    if labels is not None:
+        _backward_scaled(state, weight * labels, keep=True)
+    _swap(state, apart)
+    _backward_scaled(state, weight * distilled)
+    _swap(state, apart)
+
+
+def _backward_scaled(state: TrainState, loss: Tensor, *, keep: bool = False) -> None:
+    state.scaler.scale(loss).backward(retain_graph=keep)  # type: ignore[no-untyped-call]
+
+
+def _sum(labels: Tensor | None, distilled: Tensor | None) -> Tensor:
+    assert labels is not None or distilled is not None, "every sub-network learns from something"
+    if labels is None or distilled is None:
+        return labels if distilled is None else distilled  # type: ignore[return-value]
+    return labels + distilled
+
+
+def _swap(state: TrainState, apart: Gradients) -> None:
+    for i, parameter in enumerate(state.net.parameters()):
+        parameter.grad, apart[i] = apart[i], parameter.grad
+
+
+def _fill(state: TrainState, apart: Gradients) -> None:
+    """A momentum goes on where a weight has a gradient of the other kind alone."""
+    for i, parameter in enumerate(state.net.parameters()):
+        if parameter.grad is None and apart[i] is not None:
+            parameter.grad = torch.zeros_like(parameter)
+        elif parameter.grad is not None and apart[i] is None:
+            apart[i] = torch.zeros_like(parameter)
+
+
+def _add_up(state: TrainState, apart: Gradients | None) -> None:
+    """The gradients of all workers, at every one of them; all at once, since each sum waits for the slowest."""
+    if state.group.size == 1:
+        return
+    own = [parameter.grad for parameter in state.net.parameters()] + (apart or [])
+    there = [gradient for gradient in own if gradient is not None]
+    flat = state.group.add(torch.cat([gradient.flatten() for gradient in there]))
+    for gradient, found in zip(there, torch.split(flat, [gradient.numel() for gradient in there]), strict=True):
+        gradient.copy_(found.view_as(gradient))
+
+
+def _move(state: TrainState, moment: Moment, settings: TrainSettings, apart: Gradients | None) -> None:
+    """Move the weights, and their average after them."""
+    if apart is not None:
+        _fill(state, apart)
+    _add_up(state, apart)
+    for optimiser, sign in ((state.optimiser, -1.0), (state.distilling, 1.0)):
+        if optimiser is None:
+            continue
+        if optimiser is state.distilling and apart is not None:
+            _swap(state, apart)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * moment.learning_rate
+            group["momentum"] = settings.momentum + sign * moment.phase.momentum_gap
+        state.scaler.step(optimiser)
+        optimiser.zero_grad()
+    state.scaler.update()
+    _update_average(state, settings.ema_decay)
+
+
+def _update_average(state: TrainState, decay: float) -> None:
+    """Exponential moving average of the weights, with a decay that grows with the steps so that it forgets the start."""
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.average.parameters()), list(state.net.parameters()), 1.0 - decay)
+        for target, source in zip(state.average.buffers(), state.net.buffers(), strict=True):
+            target.copy_(source)
