@@ -21,6 +21,7 @@ from latency_tables.journal import SUFFIX
 from latency_tables.measuring.machine import Machine
 from nas import pipeline
 from nas.database import Database
+from nas.errors import JobError
 from nas.folder import STAGES, RunFolder
 from nas.job import Job
 from nas.profiling import lacks, needs_of
@@ -160,7 +161,11 @@ def prepare(at: Execution) -> None:
         if not _is_measured(folder, job, at.row.spec):
             folder.reopen("profile")
         folder.change(job)
-    job = folder.job
+    job, most = folder.job, at.settings.evaluators
+    if job.train.workers > most and not at.settings.ray_address:
+        raise JobError(
+            f"train.workers: {most} can work side by side on the machine that does this job, not {job.train.workers}"
+        )
     if "profile" in steps_of(at.row.kind, at.row.spec) and "profile" not in folder.stages():
         for device in job.devices:
             at.machine(device).check(device, needs_of(job))

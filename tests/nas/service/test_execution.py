@@ -393,6 +393,13 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_trained(service
     assert "has no provider NoSuchExecutionProvider" in outcome.message
 
 
+def test_more_workers_than_the_machine_has_room_for_are_refused(service):
+    service.submitted({"kind": "run", "job": {**LITTLE, "train": {"workers": service.settings.evaluators + 1}}})
+    outcome = service.perform(service.claimed(), "prepare")
+    assert (outcome.state, outcome.fault) == ("failed", "user")
+    assert "train.workers" in outcome.message
+
+
 def test_an_agent_that_is_not_enrolled_is_refused_in_one_line(service):
     job = {**LITTLE, "devices": [{"name": "phone", "agent": "pixel"}]}
     service.submitted({"kind": "run", "job": job})
