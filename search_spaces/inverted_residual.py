@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from search_spaces.errors import SpaceError
 from search_spaces.layers import Shape, Stack
 from search_spaces.settings import make_divisible, number, numbers
-from search_spaces.space import Choice, Json, When
+from search_spaces.space import Choice, Json, When, deep_enough
 
 SE_REDUCTION = 4
 
@@ -44,8 +44,7 @@ def stage_choices(stage: str, settings: Mapping[str, Json]) -> list[Choice]:
     depths = tuple(settings["depths"])
     found = [Choice(f"{stage}.depth", depths)]
     for block in range(max(depths)):
-        deep_enough = tuple(depth for depth in depths if depth > block)
-        when = None if deep_enough == depths else When(f"{stage}.depth", deep_enough)
+        when = deep_enough(f"{stage}.depth", depths, block)
         found += block_choices(stage, block, settings, when)
     return found
 

@@ -50,6 +50,12 @@ class When:
             raise SpaceError(f"a condition on {self.choice!r} repeats a value in {list(self.values)}")
 
 
+def deep_enough(choice: str, depths: Sequence[int], block: int) -> When | None:
+    """That a stage whose depth is this choice has a block of this number, from 0; None where it has it at every depth."""
+    having = tuple(depth for depth in depths if depth > block)
+    return None if having == tuple(depths) else When(choice, having)
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A named axis and its values, ordered from the cheapest to the most expensive."""

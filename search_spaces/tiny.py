@@ -15,7 +15,7 @@ from search_spaces.errors import SpaceError
 from search_spaces.layers import Layer, Stack
 from search_spaces.settings import complete, distinct_channels, make_divisible, number, number_ok, numbers
 from search_spaces.slots import Slot
-from search_spaces.space import Choice, Json, Value, When
+from search_spaces.space import Choice, Json, Value, deep_enough
 
 DEFAULTS: dict[str, Json] = {
     "num_classes": 10,
@@ -64,8 +64,7 @@ def choices(settings: Mapping[str, Json]) -> tuple[Choice, ...]:
         found.append(Choice(f"s{stage}.width", tuple(settings["widths"])))
         found.append(Choice(f"s{stage}.depth", depths))
         for block in range(max(depths)):
-            deep_enough = tuple(depth for depth in depths if depth > block)
-            when = None if deep_enough == depths else When(f"s{stage}.depth", deep_enough)
+            when = deep_enough(f"s{stage}.depth", depths, block)
             found.append(Choice(f"s{stage}.b{block}.expand", tuple(settings["expands"]), when))
             # A first block that strides keeps the widest kernel: a 1x1 with stride 2 would drop three pixels in four.
             if block > 0 or settings["strides"][stage - 1] == 1:
