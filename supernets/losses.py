@@ -1,16 +1,34 @@
-"""How far the predictions of a sub-network are from those of its teacher. B images, K classes."""
+"""How far the predictions of a sub-network are from labels, and from those of its teacher. B images, K classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 # As in the paper: both ends of alpha, and the most that the importance weight of a class may be.
 ALPHAS = (-1.0, 1.0)
 CLIP = 5.0
+
+
+def balanced(labels_B: NDArray[np.int64], classes: int) -> Tensor:
+    """What an image of each class counts (K,), so that all classes together count alike, and an image 1 on average."""
+    counts = np.bincount(labels_B, minlength=classes)
+    weights = len(labels_B) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
+
+
+def label_loss(logits_BK: Tensor, labels_B: Tensor, smoothing: float, weights_K: Tensor | None) -> Tensor:
+    """Mean cross-entropy of images, or of what they count by their class."""
+    if weights_K is None:
+        return F.cross_entropy(logits_BK, labels_B, label_smoothing=smoothing)
+    losses_B = F.cross_entropy(logits_BK, labels_B, label_smoothing=smoothing, reduction="none")
+    return (weights_K[labels_B] * losses_B).mean()
+
 
 Distill = Callable[[Tensor, Tensor], Tensor]
 """From logits (B, K) and the teacher's probabilities (B, K) to a mean over images."""

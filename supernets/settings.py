@@ -10,6 +10,7 @@ from supernets.recipes import RECIPES
 LAYOUTS = ("fp32", "fp32_channels_last", "bf16_channels_last", "fp16_channels_last")
 """Of `supernets.layout`."""
 DEVICES = ("auto", "cpu", "cuda")
+CLASS_WEIGHTS = ("none", "balanced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Augmentation:
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How to train. `learning_rate` is the peak; `warmup` a share of the steps; `layout` a name of `LAYOUTS` or `auto`;
-    `device` where, `auto` being a GPU where torch finds one; `start` a file of weights of the largest network.
+    `device` where, `auto` being a GPU where torch finds one; `start` a file of weights of the largest network. With `balanced`
+    class weights, all classes count for the same in the loss on labels, however many images each of them has.
 
     `workers` is how many processes share the images of each step, on Ray; the result is that of one but for rounding.
     `threads` is how many each computes with, 0 for as many as there are cores; small networks lose nothing with one, and a
@@ -44,6 +46,7 @@ class TrainSettings:
     weight_decay: float = 5e-4
     warmup: float = 0.15
     label_smoothing: float = 0.1
+    class_weights: str = "none"
     ema_decay: float = 0.99
     augment: Augmentation = field(default_factory=Augmentation)
     layout: str = "auto"
@@ -59,6 +62,10 @@ class TrainSettings:
             raise SupernetError(f"unknown recipe {self.recipe!r}; known are {', '.join(RECIPES)}")
         if self.layout not in ("auto", *LAYOUTS):
             raise SupernetError(f"unknown layout {self.layout!r}; known are auto, {', '.join(LAYOUTS)}")
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise SupernetError(
+                f"train.class_weights must be one of {', '.join(CLASS_WEIGHTS)}, not {self.class_weights!r}"
+            )
         if self.device not in DEVICES:
             raise SupernetError(f"train.device must be one of {', '.join(DEVICES)}, not {self.device!r}")
         for name, low, high in _RANGES:

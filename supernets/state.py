@@ -34,7 +34,8 @@ class TrainState:
 
     `optimiser` has the gradients of labels, and those of distillation too unless the recipe keeps their momenta apart: then
     `distilling` has these. `gap` is what attentive picks go by. `parts`: into how many a batch is cut to fit into memory.
-    `loss` is smoothed over about ten steps. `group`, which no checkpoint tells of, is the workers that train it together.
+    `loss` is smoothed over about ten steps. No checkpoint tells of `group`, the workers that train it together, and of
+    `class_weights` (K,), what an image of each class counts.
     """
 
     net: Supernet
@@ -51,6 +52,7 @@ class TrainState:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     group: Group = field(default_factory=Alone)
+    class_weights: Tensor | None = None
 
     @property
     def how(self) -> Layout:
@@ -205,6 +207,8 @@ def identity_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
     fixed = asdict(settings)
     for name in ("layout", "evaluations", "device", "start", "workers"):
         del fixed[name]
+    if fixed["class_weights"] == "none":
+        del fixed["class_weights"]
     # Where the weights lay is no matter, and checkpoints from before there were any to start from stay good.
     started = {"start": _digest(Path(settings.start))} if settings.start is not None else {}
     return {"settings": fixed, "data": dataset.id} | started

@@ -18,7 +18,7 @@ from supernets.calibrate import resize, resolution
 from supernets.elastic import ElasticBatchNorm2d
 from supernets.errors import TrainError
 from supernets.group import Group
-from supernets.losses import DISTILLATIONS
+from supernets.losses import DISTILLATIONS, label_loss
 from supernets.picks import sub_networks
 from supernets.recipes import Moment, Recipe
 from supernets.settings import TrainSettings
@@ -130,7 +130,7 @@ def _backward(
         logits_BK = _logits(state, x_BCHW[own], arch)
         labels = distilled = None
         if target_BK is None or phase.label_weight > 0:
-            labels = F.cross_entropy(logits_BK, labels_B, label_smoothing=settings.label_smoothing)
+            labels = label_loss(logits_BK, labels_B, settings.label_smoothing, state.class_weights)
         if target_BK is not None:
             labels = None if labels is None else phase.label_weight * labels
             distilled = DISTILLATIONS[phase.distillation](logits_BK, target_BK[own])

@@ -19,6 +19,7 @@ from supernets.calibrate import accuracy, calibrate
 from supernets.channels import channel_orders, reorder
 from supernets.dataset import Dataset
 from supernets.errors import TrainError
+from supernets.losses import balanced
 from supernets.recipes import RECIPES, Moment, schedule
 from supernets.settings import TrainSettings
 from supernets.state import TrainState, fresh_state, resumed_state, save_state
@@ -72,6 +73,8 @@ def steps(state: TrainState, dataset: Dataset, settings: TrainSettings) -> Itera
     moments = _moments(dataset, settings)
     steps_per_epoch = len(dataset.train) // batch
     normalise = Normalisation(dataset.mean, dataset.std)
+    if settings.class_weights == "balanced":
+        state.class_weights = balanced(dataset.train.labels, len(dataset.classes)).to(state.net.device)
     evaluate_at = {round(len(moments) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
     started = time.perf_counter() - state.seconds
     while state.step < len(moments):

@@ -24,8 +24,8 @@ from nas.web.schema_help import help_of
 from search_spaces import FAMILIES
 from supernets.datasource import DataSource
 from supernets.recipes import RECIPES
+from supernets.settings import CLASS_WEIGHTS, LAYOUTS, TrainSettings
 from supernets.settings import DEVICES as TRAIN_DEVICES
-from supernets.settings import LAYOUTS, TrainSettings
 
 Json = Any
 
@@ -44,6 +44,7 @@ OPTIONS = {
     "data.kind": ("digits", "parquet"),
     "space.family": tuple(FAMILIES),
     "train.recipe": tuple(RECIPES),
+    "train.class_weights": CLASS_WEIGHTS,
     "train.layout": ("auto", *LAYOUTS),
     "train.device": TRAIN_DEVICES,
     "search.warm_up": PROXIES,

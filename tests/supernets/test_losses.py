@@ -1,12 +1,13 @@
-"""Losses of distillation."""
+"""Losses on labels and of distillation."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from supernets.losses import ALPHAS, CLIP, DISTILLATIONS, alpha_divergence
+from supernets.losses import ALPHAS, CLIP, DISTILLATIONS, alpha_divergence, balanced, label_loss
 
 relaxed = settings(deadline=None, max_examples=60)
 
@@ -73,3 +74,19 @@ def test_the_divergence_of_equals_is_zero_and_each_side_is_punished():
         kl = float(F.kl_div(logits.log_softmax(1), teacher, reduction="batchmean"))
         assert float(alpha_divergence(logits, teacher)) >= min(kl, CLIP / 2 - 0.5)
     assert ALPHAS == (-1.0, 1.0)
+
+
+@relaxed
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 999), st.sampled_from([0.0, 0.1]))
+def test_balanced_the_loss_of_all_images_is_the_mean_of_those_of_the_classes(labels, seed, smoothing):
+    labels_B = torch.tensor(labels)
+    logits_BK, _ = drawn(seed, 3.0, images=len(labels))
+    of_classes = [
+        label_loss(logits_BK[labels_B == k], labels_B[labels_B == k], smoothing, None) for k in sorted(set(labels))
+    ]
+    found = label_loss(logits_BK, labels_B, smoothing, balanced(np.array(labels), 5))
+    torch.testing.assert_close(found.double(), torch.stack(of_classes).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_equally_many_images_of_each_class_count_one():
+    assert balanced(np.array([0, 1, 2, 0, 1, 2]), 3).tolist() == [1.0, 1.0, 1.0]

@@ -11,11 +11,15 @@ from search_spaces import FAMILIES
 from supernets import checkpoint
 from supernets import step as step_module
 from supernets import train as train_module
-from supernets.dataset import Dataset
+from supernets.batches import Batches, calibration_batches
+from supernets.calibrate import calibrate
+from supernets.dataset import Dataset, Images
 from supernets.errors import SupernetError, TrainError
+from supernets.evaluation import evaluate
 from supernets.layout import LAYOUTS
 from supernets.picks import sub_networks
 from supernets.recipes import RECIPES, Phase, schedule
+from supernets.settings import CLASS_WEIGHTS
 from supernets.supernet import Supernet
 from supernets.train import train
 from tests.supernets.bars import CLASSES, SETTINGS, bars, judged, same, space_of
@@ -280,3 +284,17 @@ def test_progress_counts_the_steps_and_says_how_it_goes():
     assert [(done, total) for done, total, _ in seen] == [(i, 4) for i in range(1, 5)]
     assert re.fullmatch(r"loss \d+\.\d\d", seen[0][2])
     assert re.fullmatch(r"loss \d+\.\d\d, validation \d+\.\d% largest, \d+\.\d% smallest", seen[-1][2])
+
+
+def test_classes_of_few_images_are_learnt_where_all_count_alike():
+    space = space_of("tiny")
+    whole = bars(space, 256)
+    kept = (whole.train.labels != 3) | (np.cumsum(whole.train.labels == 3) <= 4)
+    dataset = replace(whole, train=Images(whole.train.pixels[kept], whole.train.labels[kept]))
+    recalls = []
+    for weights in CLASS_WEIGHTS:
+        state = train(space, dataset, replace(SETTINGS, epochs=2, class_weights=weights))
+        stats = calibrate(state.average, space.largest(), calibration_batches(dataset, SETTINGS.augment, 0))
+        batches = Batches.of(dataset.validation, dataset)
+        recalls.append(evaluate(state.average, space.largest(), stats, batches).recall[3])
+    assert recalls[1] > recalls[0]
