@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,19 +209,20 @@ def asleep(service: Service, worker: int) -> set[int]:
     there = processes()
     found = {worker, *descendants(worker)} & there.keys()
     while True:
-        for pid in found:
-            os.kill(pid, signal.SIGSTOP)
+        told(found, signal.SIGSTOP)
         try:
             with Database(service.settings.database_url, wait_s=0.3) as db:
                 db.write(lambda connection: None)
             return found
         except Unavailable:
-            awake(found)
+            told(found, signal.SIGCONT)
 
 
-def awake(stopped: set[int]) -> None:
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
+def told(pids: set[int], number: int) -> None:
+    """Send a signal to those that are still there: what is woken first may end the others."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @pytest.mark.slow
@@ -239,7 +240,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing_more(trained, tmp_pat
         with service.working():
             found = service.ended(job)
         rows = service.db.read(everything)
-        awake(stopped)
+        told(stopped, signal.SIGCONT)
         assert wait_until_gone({step}, within_s=10) == set()
         assert service.db.read(everything) == rows
         assert first.poll() is None
