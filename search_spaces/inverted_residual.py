@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from search_spaces.errors import SpaceError
-from search_spaces.layers import Shape, Stack
+from search_spaces.layers import NORM_EPS, Layer, Shape, Stack
 from search_spaces.settings import make_divisible, number, numbers
-from search_spaces.space import Choice, Json, When, deep_enough
+from search_spaces.space import Choice, Json, Value, When, deep_enough
 
 SE_REDUCTION = 4
 
@@ -54,6 +54,34 @@ def shape_after(channels: int, resolution: int, strides: Sequence[int]) -> Shape
     for stride in strides:
         resolution = (resolution - 1) // stride + 1
     return (channels, resolution, resolution)
+
+
+def scaled(settings: Mapping[str, Json], channels: int) -> int:
+    """Channels at the width of the settings."""
+    return make_divisible(channels * settings["width"])
+
+
+def block_layers(
+    name: str,
+    block: int,
+    channels: int,
+    shrink: Sequence[int],
+    out: int,
+    stride: int,
+    act: str,
+    values: Mapping[str, Value],
+    *,
+    se: bool = False,
+    norm_eps: float = NORM_EPS,
+) -> tuple[Layer, ...]:
+    """An inverted residual, or nothing where the stage has a depth and is not so deep."""
+    depth = values.get(f"{name.partition('.')[0]}.depth")
+    if depth is not None and block >= int(depth):
+        return ()
+    stack = Stack(name, shape_after(channels, int(values["resolution"]), shrink), norm_eps)
+    middle = make_divisible(channels * float(values[f"{name}.expand"]))
+    inverted_residual(stack, middle, out, int(values[f"{name}.kernel"]), stride, act, se)
+    return tuple(stack.layers)
 
 
 def inverted_residual(stack: Stack, middle: int, out: int, kernel: int, stride: int, act: str, se: bool) -> None:

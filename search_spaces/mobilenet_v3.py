@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from search_spaces.inverted_residual import check_settings, inverted_residual, shape_after, stage_choices
+from search_spaces.inverted_residual import block_layers, check_settings, scaled, shape_after, stage_choices
 from search_spaces.layers import Layer, Stack
-from search_spaces.settings import complete, distinct_channels, make_divisible
+from search_spaces.settings import complete, distinct_channels
 from search_spaces.slots import Slot
 from search_spaces.space import Choice, Json, Value
 
@@ -45,7 +45,7 @@ def settings(given: Mapping[str, Json]) -> dict[str, Json]:
     found = complete("mobilenet_v3", DEFAULTS, given)
     check_settings(found, tuple(STRIDES))
     for stage, (channels, _, _) in enumerate(((STEM_CHANNELS, "", False), *STAGES), start=1):
-        distinct_channels(f"stage {stage}", "expands", _width(found, channels), found["expands"])
+        distinct_channels(f"stage {stage}", "expands", scaled(found, channels), found["expands"])
     return found
 
 
@@ -59,28 +59,24 @@ def choices(settings: Mapping[str, Json]) -> tuple[Choice, ...]:
 def slots(settings: Mapping[str, Json]) -> tuple[Slot, ...]:
     stem_stride, stage_strides = STRIDES[settings["stem"]]
     found = [Slot("stem", ("resolution",), partial(_stem, settings, stem_stride))]
-    channels = _width(settings, STEM_CHANNELS)
+    channels = scaled(settings, STEM_CHANNELS)
     shrink: tuple[int, ...] = (stem_stride,)
     for stage, (out, act, se) in enumerate(STAGES, start=1):
         for block in range(max(settings["depths"])):
             name = f"s{stage}.b{block}"
             names = ("resolution", f"s{stage}.depth", f"{name}.expand", f"{name}.kernel")
             stride = stage_strides[stage - 1] if block == 0 else 1
-            build = partial(_block, settings, name, block, channels, shrink, _width(settings, out), stride, act, se)
+            build = partial(block_layers, name, block, channels, shrink, scaled(settings, out), stride, act, se=se)
             found.append(Slot(name, names, build))
-            channels = _width(settings, out)
+            channels = scaled(settings, out)
             shrink = (*shrink, stride)
     found.append(Slot("head", ("resolution",), partial(_head, settings, channels, shrink)))
     return tuple(found)
 
 
-def _width(settings: Mapping[str, Json], channels: int) -> int:
-    return make_divisible(channels * settings["width"])
-
-
 def _stem(settings: Mapping[str, Json], stride: int, values: Mapping[str, Value]) -> tuple[Layer, ...]:
     stack = Stack("stem", shape_after(settings["in_channels"], int(values["resolution"]), ()))
-    channels = _width(settings, STEM_CHANNELS)
+    channels = scaled(settings, STEM_CHANNELS)
     stack.conv("conv", channels, kernel=3, stride=stride)
     shortcut = stack.unary("act", "hswish")
     stack.conv("depthwise", channels, kernel=3, groups=channels)
@@ -90,35 +86,14 @@ def _stem(settings: Mapping[str, Json], stride: int, values: Mapping[str, Value]
     return tuple(stack.layers)
 
 
-def _block(
-    settings: Mapping[str, Json],
-    name: str,
-    block: int,
-    channels: int,
-    shrink: tuple[int, ...],
-    out: int,
-    stride: int,
-    act: str,
-    se: bool,
-    values: Mapping[str, Value],
-) -> tuple[Layer, ...]:
-    """An inverted residual, or nothing where the stage is not so deep."""
-    if block >= int(values[f"{name.partition('.')[0]}.depth"]):
-        return ()
-    stack = Stack(name, shape_after(channels, int(values["resolution"]), shrink))
-    middle = make_divisible(channels * float(values[f"{name}.expand"]))
-    inverted_residual(stack, middle, out, int(values[f"{name}.kernel"]), stride, act, se)
-    return tuple(stack.layers)
-
-
 def _head(
     settings: Mapping[str, Json], channels: int, shrink: tuple[int, ...], values: Mapping[str, Value]
 ) -> tuple[Layer, ...]:
     stack = Stack("head", shape_after(channels, int(values["resolution"]), shrink))
-    stack.conv("expand", _width(settings, FINAL_EXPAND))
+    stack.conv("expand", scaled(settings, FINAL_EXPAND))
     stack.unary("expand_act", "hswish")
     stack.pool("pool")
-    stack.conv("features", _width(settings, FEATURES), norm=False)
+    stack.conv("features", scaled(settings, FEATURES), norm=False)
     stack.unary("features_act", "hswish")
     stack.linear("classifier", settings["num_classes"])
     return tuple(stack.layers)

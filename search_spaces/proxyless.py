@@ -12,13 +12,14 @@ from functools import partial
 
 from search_spaces.inverted_residual import (
     block_choices,
+    block_layers,
     check_settings,
-    inverted_residual,
+    scaled,
     shape_after,
     stage_choices,
 )
 from search_spaces.layers import Layer, Stack
-from search_spaces.settings import complete, distinct_channels, make_divisible
+from search_spaces.settings import complete, distinct_channels
 from search_spaces.slots import Slot
 from search_spaces.space import Choice, Json, Value
 
@@ -46,7 +47,7 @@ def settings(given: Mapping[str, Json]) -> dict[str, Json]:
     found = complete("proxyless", DEFAULTS, given)
     check_settings(found, tuple(STRIDES))
     for stage, channels in enumerate((FIRST_CHANNELS, *STAGES), start=1):
-        distinct_channels(f"stage {stage}", "expands", _width(found, channels), found["expands"])
+        distinct_channels(f"stage {stage}", "expands", scaled(found, channels), found["expands"])
     return found
 
 
@@ -60,7 +61,7 @@ def choices(settings: Mapping[str, Json]) -> tuple[Choice, ...]:
 def slots(settings: Mapping[str, Json]) -> tuple[Slot, ...]:
     stem_stride, stage_strides = STRIDES[settings["stem"]]
     found = [Slot("stem", ("resolution",), partial(_stem, settings, stem_stride))]
-    channels = _width(settings, FIRST_CHANNELS)
+    channels = scaled(settings, FIRST_CHANNELS)
     shrink: tuple[int, ...] = (stem_stride,)
     for stage, base in enumerate(STAGES, start=1):
         last = stage == len(STAGES)
@@ -68,45 +69,25 @@ def slots(settings: Mapping[str, Json]) -> tuple[Slot, ...]:
             name = f"s{stage}.b{block}"
             depth = () if last else (f"s{stage}.depth",)
             stride = stage_strides[stage - 1] if block == 0 else 1
-            build = partial(_block, name, block, channels, shrink, _width(settings, base), stride)
+            build = partial(
+                block_layers, name, block, channels, shrink, scaled(settings, base), stride, ACT, norm_eps=NORM_EPS
+            )
             found.append(Slot(name, ("resolution", *depth, f"{name}.expand", f"{name}.kernel"), build))
-            channels = _width(settings, base)
+            channels = scaled(settings, base)
             shrink = (*shrink, stride)
     found.append(Slot("head", ("resolution",), partial(_head, settings, channels, shrink)))
     return tuple(found)
 
 
-def _width(settings: Mapping[str, Json], channels: int) -> int:
-    return make_divisible(channels * settings["width"])
-
-
 def _stem(settings: Mapping[str, Json], stride: int, values: Mapping[str, Value]) -> tuple[Layer, ...]:
     """A convolution, and a separable one, which has no shortcut whatever its width."""
     stack = Stack("stem", shape_after(settings["in_channels"], int(values["resolution"]), ()), NORM_EPS)
-    channels = _width(settings, STEM_CHANNELS)
+    channels = scaled(settings, STEM_CHANNELS)
     stack.conv("conv", channels, kernel=3, stride=stride)
     stack.unary("act", ACT)
     stack.conv("depthwise", channels, kernel=3, groups=channels)
     stack.unary("depthwise_act", ACT)
-    stack.conv("project", _width(settings, FIRST_CHANNELS))
-    return tuple(stack.layers)
-
-
-def _block(
-    name: str,
-    block: int,
-    channels: int,
-    shrink: tuple[int, ...],
-    out: int,
-    stride: int,
-    values: Mapping[str, Value],
-) -> tuple[Layer, ...]:
-    """An inverted residual, or nothing where the stage is not so deep."""
-    if block and block >= int(values[f"{name.partition('.')[0]}.depth"]):
-        return ()
-    stack = Stack(name, shape_after(channels, int(values["resolution"]), shrink), NORM_EPS)
-    middle = make_divisible(channels * float(values[f"{name}.expand"]))
-    inverted_residual(stack, middle, out, int(values[f"{name}.kernel"]), stride, ACT, se=False)
+    stack.conv("project", scaled(settings, FIRST_CHANNELS))
     return tuple(stack.layers)
 
 
@@ -114,7 +95,7 @@ def _head(
     settings: Mapping[str, Json], channels: int, shrink: tuple[int, ...], values: Mapping[str, Value]
 ) -> tuple[Layer, ...]:
     stack = Stack("head", shape_after(channels, int(values["resolution"]), shrink), NORM_EPS)
-    stack.conv("features", _width(settings, FEATURES))
+    stack.conv("features", scaled(settings, FEATURES))
     stack.unary("features_act", ACT)
     stack.pool("pool")
     stack.linear("classifier", settings["num_classes"])
