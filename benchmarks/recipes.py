@@ -58,7 +58,7 @@ class Outcome:
 def main() -> None:
     options = _options()
     job = read_job(options.job, options.overrides)
-    dataset = load(replace(job.data, size=job.resolution_px), options.out / "images")
+    dataset = load(job.source, options.out / "images")
     space = job.space_for(len(dataset.classes))
     archs = spread(space)
     passes = options.passes or passes_of(job.train.recipe) * job.train.epochs

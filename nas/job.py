@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -165,9 +165,9 @@ class Job:
                 )
 
     @property
-    def resolution_px(self) -> int:
-        """The largest resolution of the space: the size at which images are kept."""
-        return int(max(self.space_for(num_classes=2).settings["resolutions"]))
+    def source(self) -> DataSource:
+        """The images at the size at which they are kept: the largest resolution of the space."""
+        return replace(self.data, size=int(max(self.space_for(num_classes=2).settings["resolutions"])))
 
     def space_for(self, num_classes: int) -> Space:
         """The space of the job's family and settings, for images of its data with so many classes."""

@@ -119,7 +119,8 @@ def train(context: Run) -> dict[str, Any]:
     folder, job = context.folder, context.job
     check_versions(job.export)
     with context.display.stage("data") as progress:
-        dataset = _dataset(context, lambda done, total: progress(done, total, "images"))
+        # Decoded once, and from then on read from the run's cache.
+        dataset = load(job.source, folder.cache, lambda done, total: progress(done, total, "images"))
     space = job.space_for(len(dataset.classes))
     folder.write_json("space.json", space.to_json())
     with context.display.stage("train") as progress:
@@ -172,7 +173,7 @@ def search(context: Run) -> dict[str, Any]:
     """Evaluate what the samplers propose, for all devices at once: `evaluations.sqlite`; the fronts are in the result."""
     folder, job, settings = context.folder, context.job, context.job.search
     started = time.perf_counter()
-    dataset, space = _dataset(context), folder.space
+    dataset, space = load(job.source, folder.cache), folder.space
     net, _ = load_supernet(folder.supernet, space)
     problem = problem_of(folder, job, space)
     images = images_of(settings, len(dataset.validation))
@@ -239,7 +240,7 @@ def measure_fronts(context: Run) -> None:
 def export(context: Run) -> dict[str, Any]:
     """Make the picks of each front deployable, check and re-measure them: `models/`, and numbers for every front."""
     folder, job, space = context.folder, context.job, context.folder.space
-    dataset = _dataset(context)
+    dataset = load(job.source, folder.cache)
     net, _ = load_supernet(folder.supernet, space)
     calibration = calibration_batches(dataset, job.train.augment, job.seed, job.search.calibration_batches)
     test = Batches.of(dataset.test, dataset)
@@ -288,12 +289,6 @@ PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
     "search": search,
     "export": export,
 }
-
-
-def _dataset(context: Run, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """The job's images at the largest resolution of its space: decoded once, then from the run's cache."""
-    source = dataclasses.replace(context.job.data, size=context.job.resolution_px)
-    return load(source, cache=context.folder.cache, progress=progress)
 
 
 def _weights_digest(net: Supernet) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from search_spaces import Arch, Space, costs
 from supernets import checkpoint
 from supernets.batches import Batches, calibration_batches
 from supernets.dataset import Dataset, load
-from supernets.start import PARTS
 from supernets.supernet import Supernet
 
 Split = Literal["validation", "test"]
@@ -61,7 +60,7 @@ def open_trained(path: Path, images_of: Path | None = None) -> Trained:
         RunFolder.open(path).result("train")
     file = path if path.is_file() else RunFolder(path).supernet
     net = _load_net(file, folder.space)
-    dataset = load(replace(job.data, size=job.resolution_px), cache=folder.cache)
+    dataset = load(job.source, cache=folder.cache)
     return Trained(file, folder, job, net, dataset)
 
 
@@ -103,10 +102,8 @@ def _named(trained: Trained, word: str) -> list[tuple[Arch, str]]:
 
 
 def _load_net(file: Path, space: Space) -> Supernet:
-    """The supernet of a file; of a training's checkpoint the average of its weights, which is what training gives."""
+    """The supernet of a file, which may be a training's checkpoint."""
     found = checkpoint.read(file, space)
     net = Supernet(space)
-    part = next((part for part in PARTS if any(name.startswith(part) for name in found.tensors)), checkpoint.WEIGHTS)
-    tensors = {name.removeprefix(part): t for name, t in found.tensors.items() if name.startswith(part)}
-    checkpoint.load_weights(net, tensors, file)
+    checkpoint.load_weights(net, found.result, file)
     return net.eval()

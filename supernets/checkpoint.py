@@ -19,7 +19,7 @@ from supernets.errors import CheckpointError
 from supernets.supernet import Supernet
 
 FORMAT = "nas.supernet/1"
-WEIGHTS = "net."
+WEIGHTS, AVERAGE = "net.", "average."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,15 @@ class Checkpoint:
     space: Space
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, by what follows."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    @property
+    def result(self) -> dict[str, Tensor]:
+        """What training gives: the average of the weights over time where it is kept, as in a training's own checkpoint."""
+        return self.part(AVERAGE) or self.part(WEIGHTS)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -75,9 +84,7 @@ def load_supernet(path: Path, space: Space | None = None) -> tuple[Supernet, Map
     """A supernet in evaluation mode, and its notes."""
     checkpoint = read(path, space)
     net = Supernet(checkpoint.space)
-    load_weights(
-        net, {n.removeprefix(WEIGHTS): t for n, t in checkpoint.tensors.items() if n.startswith(WEIGHTS)}, path
-    )
+    load_weights(net, checkpoint.part(WEIGHTS), path)
     return net.eval(), checkpoint.notes
 
 

@@ -18,9 +18,6 @@ from supernets import checkpoint
 from supernets.errors import CheckpointError
 from supernets.supernet import Supernet
 
-# Where the weights are in our files, the best first: a training keeps an average of them.
-PARTS = ("average.", checkpoint.WEIGHTS)
-
 
 def load_start(net: Supernet, path: Path) -> bool:
     """Copy weights from a supernet of the same space, or from a plain largest network (the state dict of `extract`, as
@@ -57,8 +54,7 @@ def _tensors(space: Space, path: Path) -> dict[str, Tensor]:
             f"train.start: {path} is a supernet of another space, {found.space.id} ({found.space.family}), not of {space.id}; "
             "only the number of classes may differ"
         )
-    part = next(part for part in PARTS if any(name.startswith(part) for name in found.tensors))
-    return {name.removeprefix(part): t for name, t in found.tensors.items() if name.startswith(part)}
+    return found.result
 
 
 def _but_for_classes(space: Space) -> Any:

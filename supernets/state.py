@@ -120,8 +120,8 @@ def snapshot(state: TrainState, identity: Mapping[str, Any]) -> Checkpoint:
     for name, weights in state.net.named_parameters():
         if not bool(weights.isfinite().all()):
             raise TrainError(f"{name} is not finite after step {state.step - 1}; lower train.learning_rate")
-    tensors = {f"net.{name}": t for name, t in state.net.state_dict().items()}
-    tensors |= {f"average.{name}": t for name, t in state.average.state_dict().items()}
+    tensors = {checkpoint.WEIGHTS + name: t for name, t in state.net.state_dict().items()}
+    tensors |= {checkpoint.AVERAGE + name: t for name, t in state.average.state_dict().items()}
     if state.teacher is not None:
         tensors |= {f"teacher.{name}": t for name, t in state.teacher.state_dict().items()}
     for prefix, momenta in state.momenta().items():
@@ -171,19 +171,16 @@ def restored(found: Checkpoint, net: Supernet, settings: TrainSettings, path: Pa
     state.history, state.parts = list(found.notes["history"]), found.notes.get("parts", 1)
     state.scaler.load_state_dict(found.notes.get("scaler", {}))
 
-    def part(name: str) -> Mapping[str, Tensor]:
-        return {key.removeprefix(name): tensor for key, tensor in found.tensors.items() if key.startswith(name)}
-
-    checkpoint.load_weights(state.net, part("net."), path)
-    checkpoint.load_weights(state.average, part("average."), path)
-    if teacher := part("teacher."):
+    checkpoint.load_weights(state.net, found.part(checkpoint.WEIGHTS), path)
+    checkpoint.load_weights(state.average, found.part(checkpoint.AVERAGE), path)
+    if teacher := found.part("teacher."):
         state.teacher = copy.deepcopy(state.average).eval()
         checkpoint.load_weights(state.teacher, teacher, path)
     if state.gap is not None:
         state.gap.gram, state.gap.moment = found.tensors["gap.gram"].numpy(), found.tensors["gap.moment"].numpy()
     parameters = dict(state.net.named_parameters())
     for prefix, optimiser in state.optimisers.items():
-        for name, saved in part(prefix).items():
+        for name, saved in found.part(prefix).items():
             buffer = saved.to(state.net.device, copy=True)
             placed = state.how.place(buffer) if buffer.dim() == 4 else buffer
             optimiser.state[parameters[name]]["momentum_buffer"] = placed

@@ -53,7 +53,7 @@ class Trained:
 def trained(finished) -> Trained:
     folder = RunFolder.open(finished)
     job = folder.job
-    dataset = load(dataclasses.replace(job.data, size=job.resolution_px), cache=folder.cache)
+    dataset = load(job.source, cache=folder.cache)
     net, _ = load_supernet(folder.supernet, folder.space)
     calibration = calibration_batches(dataset, job.train.augment, job.seed, 1)
     return Trained(net, calibration, list(Batches.of(dataset.test, dataset)))
