@@ -28,12 +28,16 @@
     if (folded) folded.open = true;
   };
 
+  const fields = (form) => {
+    const filled = new URLSearchParams(new FormData(form));
+    filled.delete("yaml");
+    return filled;
+  };
+
   const preview = async () => {
     const number = ++asked;
-    const posted = new URLSearchParams(new FormData(form));
-    posted.delete("yaml");
     try {
-      const answer = await fetch("/submit/preview", { method: "POST", body: posted });
+      const answer = await fetch("/submit/preview", { method: "POST", body: fields(form) });
       if (!answer.ok || number !== asked) return;
       const found = await answer.json();
       if (byHand.hidden) yaml.value = found.yaml;
@@ -57,4 +61,10 @@
     clearTimeout(waiting);
     waiting = setTimeout(preview, PAUSE_MS);
   });
+
+  // What was filled before this ran: by a quick hand, or by the browser that comes back to the page.
+  const pristine = form.cloneNode(true);
+  pristine.reset();
+  byHand.hidden = yaml.value === yaml.defaultValue;
+  if (`${fields(form)}` !== `${fields(pristine)}`) preview();
 })();

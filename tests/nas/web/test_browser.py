@@ -112,6 +112,18 @@ def test_a_job_is_submitted_through_the_form_with_its_yaml_in_step(house, tab, a
     assert (job.spec["job"]["train"]["epochs"], job.spec["job"]["search"]["evaluations"]) == (3, 12)
 
 
+def test_what_was_filled_before_the_script_came_is_in_the_yaml_too(tab) -> None:
+    page = tab.page
+    held = []
+    page.route("**/submit*.js*", lambda route: held.append(route))
+    page.goto(tab.origin + "/submit", wait_until="commit")
+    page.get_by_label("epochs").fill("3")
+    assert "epochs: 3" not in page.get_by_label("As YAML").input_value()
+    held[0].continue_()
+    tab.until("document.getElementById('yaml').value.includes('epochs: 3')")
+    assert not page.get_by_text("It was changed by hand").is_visible()
+
+
 def test_the_front_grows_as_it_is_found_and_ends_with_the_result(house, tab, ann) -> None:
     job, lease = busy(house, ann)
     tab.go(f"/jobs/{job.id}")
