@@ -47,6 +47,15 @@ def batch_of(images: Images, batch: int, step: int, seed: int) -> tuple[Tensor, 
     return _tensor(images.pixels[index]), _tensor(images.labels[index])
 
 
+def training_batch(
+    dataset: Dataset, augment: Augmentation, batch: int, step: int, seed: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a training is shown in a step: `batch_of` its training images, augmented as drawn for that step."""
+    images, labels = batch_of(dataset.train, batch, step, seed)
+    generator = torch.Generator().manual_seed(seed_of(seed, 1, step))
+    return augmented(images.to(device), augment, generator), labels.to(device)
+
+
 def calibration_batches(dataset: Dataset, augment: Augmentation, seed: int, batches: int = 4) -> list[Tensor]:
     """Augmented training images (B, C, H, W), normalised: what batch norm is calibrated on, the same for every Arch."""
     normalise = Normalisation(dataset.mean, dataset.std)

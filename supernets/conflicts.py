@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from search_spaces import Arch
-from supernets.augment import Normalisation, augmented
-from supernets.batches import batch_of, seed_of
+from supernets.augment import Normalisation
+from supernets.batches import training_batch
 from supernets.calibrate import resize, resolution
 from supernets.dataset import Dataset
 from supernets.proxies import Candidate
@@ -116,9 +116,9 @@ def training_batches(dataset: Dataset, settings: TrainSettings, batches: int) ->
     """Batches as the first ones of a training: augmented and normalised images (B, C, H, W), and labels (B,)."""
     normalise = Normalisation(dataset.mean, dataset.std)
     for step in range(batches):
-        images, labels = batch_of(dataset.train, min(settings.batch, len(dataset.train)), step, settings.seed)
-        generator = torch.Generator().manual_seed(seed_of(settings.seed, 1, step))
-        yield normalise(augmented(images, settings.augment, generator)), labels
+        batch = min(settings.batch, len(dataset.train))
+        images, labels = training_batch(dataset, settings.augment, batch, step, settings.seed)
+        yield normalise(images), labels
 
 
 def _pairs(gradients: list[Gradient], before: Gradient | None) -> Iterator[tuple[str, Gradient, Gradient]]:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from search_spaces import Space
-from supernets.augment import Normalisation, augmented
-from supernets.batches import Batches, batch_of, calibration_batches, seed_of
+from supernets.augment import Normalisation
+from supernets.batches import Batches, calibration_batches, training_batch
 from supernets.calibrate import accuracy, calibrate
 from supernets.channels import channel_orders, reorder
 from supernets.dataset import Dataset
@@ -146,10 +145,10 @@ def _batch(
 
     They are drawn as a whole, so that the number of workers changes none of them.
     """
-    images, labels = batch_of(dataset.train, settings.batch, state.step, settings.seed)
-    generator = torch.Generator().manual_seed(seed_of(settings.seed, 1, state.step))
-    x_BCHW = share_of(augmented(images.to(state.net.device), settings.augment, generator), state.group)
-    return state.how.place(normalise(x_BCHW)), share_of(labels.to(state.net.device), state.group)
+    images, labels = training_batch(
+        dataset, settings.augment, settings.batch, state.step, settings.seed, state.net.device
+    )
+    return state.how.place(normalise(share_of(images, state.group))), share_of(labels, state.group)
 
 
 def line_of(state: TrainState) -> str:

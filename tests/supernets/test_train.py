@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from search_spaces import FAMILIES
+from supernets import batches as batches_module
 from supernets import checkpoint
 from supernets import step as step_module
 from supernets import train as train_module
@@ -81,14 +82,14 @@ def test_every_step_of_every_seed_augments_in_its_own_way(monkeypatch):
             seeds.append(generator.initial_seed())
             return x_BCHW
 
-        monkeypatch.setattr(train_module, "augmented", note)
+        monkeypatch.setattr(batches_module, "augmented", note)
         train(space, bars(space), replace(SETTINGS, epochs=2, seed=seed))
         return seeds
 
     space = space_of("tiny")
     first = drawn(0)
     assert drawn(0) == first
-    assert len({*first, *drawn(1)}) == 16
+    assert len({*first, *drawn(1)}) == 2 * (8 + 1)  # the steps and the calibration
 
 
 def test_a_bf16_layout_trains_in_bf16():

@@ -165,6 +165,15 @@ def searched(service: Service, job: Job) -> str:
     return re.sub(r'"seconds": [^,}]*', "", json.dumps([found["search"], found["devices"]]))
 
 
+def undisturbed(trained: tuple[Path, str], folder: Path, spec: dict[str, Any]) -> tuple[Service, Job]:
+    """A service in which this job was done without trouble."""
+    service = copied(trained, folder)
+    job = service.submitted(spec)
+    with service.working():
+        assert service.ended(job).state == "SUCCEEDED"
+    return service, job
+
+
 def working_for(service: Service, job: Job) -> int | None:
     """The process of the step that is under way."""
     steps = [pid for pid, mark in marked().items() if mark.startswith(f"{service.jobs.get(job.id).worker}/")]
@@ -228,10 +237,7 @@ def told(pids: set[int], number: int) -> None:
 @pytest.mark.slow
 def test_a_worker_that_slept_past_its_lease_writes_nothing_more(trained, tmp_path):
     spec = {"kind": "search", "from": trained[1]}
-    calm = copied(trained, tmp_path / "calm")
-    wanted = calm.submitted(spec)
-    with calm.working():
-        assert calm.ended(wanted).state == "SUCCEEDED"
+    calm, wanted = undisturbed(trained, tmp_path / "calm", spec)
     service = copied(trained, tmp_path / "hard", lease_s=2.0, renew_s=1.0)
     job = service.submitted(spec)
     with service.working() as first:
@@ -258,10 +264,7 @@ def everything(connection: Connection) -> list[Any]:
 @pytest.mark.slow
 def test_a_search_that_is_killed_again_and_again_finds_the_same_front(trained, tmp_path):
     spec = {"kind": "search", "from": trained[1]}
-    calm = copied(trained, tmp_path / "calm")
-    wanted = calm.submitted(spec)
-    with calm.working():
-        assert calm.ended(wanted).state == "SUCCEEDED"
+    calm, wanted = undisturbed(trained, tmp_path / "calm", spec)
     hard = copied(trained, tmp_path / "hard")
     job = hard.submitted(spec)
     found = killed(hard, job, kills=6, seed=1, delay_s=0.4)
