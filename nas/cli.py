@@ -343,6 +343,7 @@ def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
     from rich.console import Console
 
     from nas.report import check_format
+    from nas.tables import score_of
 
     check_format(summary)
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -354,7 +355,7 @@ def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
     supernet, total = summary["supernet"], sum(summary["stages"].values())
     console.print(_search_line(summary["search"]), highlight=False)
     console.print(
-        f"supernet on test images: {100 * supernet['largest_test_accuracy']:.1f}% largest, "
+        f"{score_of(summary['data'])} of the supernet on test images: {100 * supernet['largest_test_accuracy']:.1f}% largest, "
         f"{100 * supernet['smallest_test_accuracy']:.1f}% smallest; {summary['search']['evaluations']} networks evaluated; "
         f"{total:.0f} s in all",
         highlight=False,

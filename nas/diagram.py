@@ -110,9 +110,9 @@ def _shortened(name: str, longest: int = 7) -> str:
 # A front over its choices
 
 
-def parallel_plot(front: Sequence[Network], costs: Sequence[float], label: str) -> Plot | None:
-    """Lines over one axis for each choice that varies, then over what the networks cost, headed by `label`, and how accurate
-    they are; the stronger its colour, the more accurate. None where fewer than two networks or axes are left.
+def parallel_plot(front: Sequence[Network], costs: Sequence[float], label: str, score: str) -> Plot | None:
+    """Lines over one axis for each choice that varies, then over what the networks cost, headed by `label`, and their score;
+    the stronger its colour, the higher. None where fewer than two networks or axes are left.
 
     Lines, not Plotly's own `parcoords`: that compiles code to draw with, which the policy of the page forbids (it then says
     that WebGL is not supported), and it has no texts to hover over.
@@ -123,7 +123,7 @@ def parallel_plot(front: Sequence[Network], costs: Sequence[float], label: str) 
     axes: dict[str, Sequence[float | None]] = {
         **choice_axes([network["arch"] for network in shown]),
         label: [cost for _, cost in pairs],
-        "accuracy (%)": [100 * network["val_accuracy"] for network in shown],
+        f"{score} (%)": [100 * network["val_accuracy"] for network in shown],
     }
     axes = {name: values for name, values in axes.items() if _varies(values)}
     if len(shown) < 2 or len(axes) < 2:

@@ -21,6 +21,7 @@ from search_spaces.files import write_bytes
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.extract import extract, fold
 from supernets.supernet import Supernet
+from supernets.tasks import agreeing, task_of
 from supernets.threads import torch_threads
 
 MAX_ABS_DIFF = 1e-4
@@ -31,7 +32,7 @@ class Checked:
     """One architecture as an ONNX model, and how it does on the test images.
 
     `max_abs_diff` is between the logits of ONNX Runtime and torch; `top1_agreement` the share of images on which both
-    name the same class.
+    name the same class, or the same set of labels where an image may have several.
     """
 
     arch: Arch
@@ -59,7 +60,7 @@ def specialise(
 ) -> Checked:
     """Calibrate, fold, build and check one architecture. `JobError` if ONNX Runtime and torch do not agree.
 
-    calibration: normalised images (B, C, H, W). test: the same with labels (B,). batch: of the graph, unless it is free.
+    calibration: normalised images (B, C, H, W). test: the same with labels. batch: of the graph, unless it is free.
     """
     with torch_threads(THREADS):
         stats = calibrate(net, arch, calibration)
@@ -74,21 +75,22 @@ def specialise(
         )
         model: bytes = proto.SerializeToString()
         session = _session(model, arch.id)
-        largest_difference, agree, right, total = 0.0, 0, 0, 0
+        largest_difference, agree, total = 0.0, 0, 0
+        kept: list[Tensor] = []
         for x_BCHW, y_B in test:
             sized = resize(x_BCHW, resolution(arch)).contiguous()
             with torch.no_grad():
                 wanted = plain(sized).numpy()
-            found = _run(session, sized, free)
+            found, task = _run(session, sized, free), task_of(y_B)
             largest_difference = max(largest_difference, float(np.abs(wanted - found).max()))
-            agree += int((wanted.argmax(1) == found.argmax(1)).sum())
-            right += int((found.argmax(1) == y_B.numpy()).sum())
+            agree += agreeing(task, torch.from_numpy(wanted), torch.from_numpy(found))
+            kept.append(task.kept(torch.from_numpy(found), y_B))
             total += len(y_B)
     if largest_difference > MAX_ABS_DIFF:
         raise JobError(
             f"the ONNX model of {arch.id} differs from torch by {largest_difference:.2g} (at most {MAX_ABS_DIFF:g} is allowed)"
         )
-    return Checked(arch, model, right / total, largest_difference, agree / total, total)
+    return Checked(arch, model, task.score(torch.cat(kept)), largest_difference, agree / total, total)
 
 
 def write_model(path: Path, model: bytes, metadata: Mapping[str, object]) -> str:

@@ -71,7 +71,8 @@ def cost_of(objectives: Sequence[str]) -> Cost:
     return Cost("latency_ms" if "latency_ms" in others or not others else others[0])
 
 
-def device_section(plots: dict[str, Plot], index: int, device: Device, objectives: Sequence[str]) -> str:
+def device_section(plots: dict[str, Plot], index: int, device: Device, objectives: Sequence[str], score: str) -> str:
+    """All of one device; `score` is what accuracy is called where images have any number of labels."""
     name, cost = device["name"], cost_of(objectives)
     front = sorted(device["front"], key=lambda network: cost.of(network) or 0.0)
     facts = "".join(
@@ -81,17 +82,17 @@ def device_section(plots: dict[str, Plot], index: int, device: Device, objective
     )
     parts = [f'<ul class="inline">{facts}</ul>', _infeasible(device)]
     if front or device["evaluated"]:
-        parts.append(_front_figure(plots, index, device, front, objectives))
-    parts.append(_against_average(device, objectives))
+        parts.append(_front_figure(plots, index, device, front, objectives, score))
+    parts.append(_against_average(device, objectives, score))
     parts.append(f"<h3>The front</h3>{front_table(name, front)}" if front else "<p>The front is empty.</p>")
-    parts.append(_choices(plots, index, device, front, cost))
+    parts.append(_choices(plots, index, device, front, cost, score))
     parts.append(_pictures(index, device))
     parts.append(_limits(device, front))
     parts.append(f"<h3>How far to trust the predictions</h3>{_trust(plots, index, device)}")
     if device["exports"]:
         parts.append(
             "<h3>Exported files</h3><p>Each file was run beside the network it was made from: the largest absolute "
-            "difference between their outputs, and how often both name the same class.</p>"
+            "difference between their outputs, and how often both say the same of an image.</p>"
             + exports_table(name, device["exports"])
         )
     return section(f"device-{index}", name, "".join(parts))
@@ -117,28 +118,34 @@ def _infeasible(device: Device) -> str:
 
 
 def _front_figure(
-    plots: dict[str, Plot], index: int, device: Device, front: Sequence[Network], objectives: Sequence[str]
+    plots: dict[str, Plot],
+    index: int,
+    device: Device,
+    front: Sequence[Network],
+    objectives: Sequence[str],
+    score: str,
 ) -> str:
     cost, shown = cost_of(objectives), thinned(device["evaluated"], MOST_POINTS)
-    caption = ["Each grey dot is a network that the search evaluated.", *_front_words(front, cost, objectives)]
+    caption = ["Each grey dot is a network that the search evaluated.", *_front_words(front, cost, objectives, score)]
     if device["uniform"]:
         caption.append("Squares are the largest network scaled down uniformly.")
     if _average_of(device, objectives, cost):
         caption.append("The star is the average of random networks.")
     if len(shown) < len(device["evaluated"]):
         caption.append(f"{len(shown):,} of {len(device['evaluated']):,} evaluated networks are drawn.")
-    title = f"Accuracy against {cost.word} on {device['name']}"
-    drawn = figure(plots, f"pareto-{index}", _front_plot(device, shown, front, objectives), title, " ".join(caption))
-    return drawn + _numbers(device, cost) + _bound_text(device, cost)
+    title = f"{score.capitalize()} against {cost.word} on {device['name']}"
+    graph = _front_plot(device, shown, front, objectives, score)
+    drawn = figure(plots, f"pareto-{index}", graph, title, " ".join(caption))
+    return drawn + _numbers(device, cost, score) + _bound_text(device, cost, score)
 
 
-def _front_words(front: Sequence[Network], cost: Cost, objectives: Sequence[str]) -> list[str]:
-    """What the front is and which accuracies are drawn, in sentences."""
+def _front_words(front: Sequence[Network], cost: Cost, objectives: Sequence[str], score: str) -> list[str]:
+    """What the front is and which scores are drawn, in sentences."""
     confirmed = any(map(reread, front))
     where = "; for the front on all of them, for the others on those that the search read" if confirmed else ""
-    accuracy = f"Accuracy is on the validation images{where}."
+    scored = f"{score.capitalize()} is on the validation images{where}."
     if not front:
-        return [accuracy]
+        return [scored]
     rival = "network evaluated on all validation images" if confirmed else "evaluated network"
     rival += " that meets the constraints" if any(network.get("constraints") for network in front) else ""
     return [
@@ -147,7 +154,7 @@ def _front_words(front: Sequence[Network], cost: Cost, objectives: Sequence[str]
         else "The dots in colour are the front, which has other objectives than the two that are drawn as well.",
         "A pale bar is the interval in which a measurement is expected; a diamond is what the device measured, with a line to "
         "its prediction.",
-        accuracy,
+        scored,
     ]
 
 
@@ -156,21 +163,21 @@ def _flat(objectives: Sequence[str]) -> bool:
     return len(objectives) == 2 and "accuracy" in objectives
 
 
-def _numbers(device: Device, cost: Cost) -> str:
+def _numbers(device: Device, cost: Cost, score: str) -> str:
     """The tables behind what is drawn beside the front."""
     scaled = [
         (code(one["arch_id"]), percent(one["val_accuracy"], 2), quantity_text(cost.name, cost.of(one)))
         for one in device["uniform"] or ()
     ]
     bound = [(quantity_text(cost.name, x), percent(y / 100, 2)) for x, y in _bound_points(device, cost)]
-    column = f"#{escaped(cost.label.partition(' (')[0])}"
+    column, scores = f"#{escaped(cost.label.partition(' (')[0])}", f"#{score.capitalize()}"
     return folded_table(
-        f"Uniformly scaled networks on {device['name']}", ("Network", "#Accuracy", column), scaled
-    ) + folded_table(f"The bound on {device['name']}", (column, "#Accuracy"), bound)
+        f"Uniformly scaled networks on {device['name']}", ("Network", scores, column), scaled
+    ) + folded_table(f"The bound on {device['name']}", (column, scores), bound)
 
 
 def _front_plot(
-    device: Device, evaluated: Sequence[Network], front: Sequence[Network], objectives: Sequence[str]
+    device: Device, evaluated: Sequence[Network], front: Sequence[Network], objectives: Sequence[str], score: str
 ) -> Plot:
     cost = cost_of(objectives)
     again = [network for network in front if cost.of(network, "measured") is not None]
@@ -195,7 +202,7 @@ def _front_plot(
     ends = [cost.of(network, end) for network in bounded for end in ("low", "high")]
     points = [*cloud, *scaled, *bound, *predicted, *measured, *average]
     x = axis(escaped(cost.label), [*(point[0] for point in points), *ends])
-    y = axis("Validation accuracy (%)", [point[1] for point in points], log=False, headroom=0.14)
+    y = axis(f"Validation {score} (%)", [point[1] for point in points], log=False, headroom=0.14)
     return plot(data, x, y, annotations=[_label(one, cost, x) for one in front if one["picks"]])
 
 
@@ -254,7 +261,7 @@ def _average_of(device: Device, objectives: Sequence[str], cost: Cost) -> list[t
     return [(average["cost"], 100 * average["accuracy"])] if average and first == cost.name else []
 
 
-def _against_average(device: Device, objectives: Sequence[str]) -> str:
+def _against_average(device: Device, objectives: Sequence[str], score: str) -> str:
     average = device["average"]
     name = next((name for name in objectives if name != "accuracy"), None)
     if not average or name is None:
@@ -264,16 +271,16 @@ def _against_average(device: Device, objectives: Sequence[str]) -> str:
     better = []
     if gain is not None:
         less = "fewer" if gain < 0 else "more"
-        better.append(f"{abs(100 * gain):.1f} points {less} accuracy at no more {escaped(cost.word)}")
+        better.append(f"{abs(100 * gain):.1f} points {less} {score} at no more {escaped(cost.word)}")
     if ratio is not None:
         fast = cost.name.startswith("latency")
         better.append(
             f"a network {ratio:.1f}× as fast" if fast else f"one with 1/{ratio:.1f} of the {escaped(cost.word)}"
         )
         better[-1] += " that is no less accurate"
-    text = ", and ".join(better) or "nothing at as little cost or as much accuracy"
+    text = ", and ".join(better) or f"nothing at as little cost or as much {score}"
     against = f" Against that the front has {text}." if device["front"] else ""
-    chance = f"{percent(average['accuracy'])} accuracy at {quantity_text(name, average['cost'])}"
+    chance = f"{percent(average['accuracy'])} {score} at {quantity_text(name, average['cost'])}"
     return f"<p>Random networks have {chance} on average.{against}</p>"
 
 
@@ -284,7 +291,7 @@ def _bound_points(device: Device, cost: Cost) -> list[tuple[float, float]]:
     return [(point["cost"], 100 * point["accuracy"]) for point in bound["points"]]
 
 
-def _bound_text(device: Device, cost: Cost) -> str:
+def _bound_text(device: Device, cost: Cost, score: str) -> str:
     bound = device.get("bound")
     if not bound or bound["quantity"] != cost.name:
         return ""
@@ -293,8 +300,8 @@ def _bound_text(device: Device, cost: Cost) -> str:
         more += " Constraints that do not add up over the parts of a network are left out of it."
     error = f", and their {cost.word} by {percent(bound['cost_error'])}" if bound["cost_error"] else ""
     return (
-        "<p>The dashed line is a bound: additive models of accuracy and cost predict no network of the space above it. On "
-        f"average their accuracy is off by {100 * bound['accuracy_error']:.1f} points{escaped(error)}, so networks may lie "
+        f"<p>The dashed line is a bound: additive models of {score} and cost predict no network of the space above it. On "
+        f"average their {score} is off by {100 * bound['accuracy_error']:.1f} points{escaped(error)}, so networks may lie "
         f"above the line by about that much.{more}</p>"
     )
 
@@ -302,9 +309,11 @@ def _bound_text(device: Device, cost: Cost) -> str:
 # Choices, constraints, trust
 
 
-def _choices(plots: dict[str, Plot], index: int, device: Device, front: Sequence[Network], cost: Cost) -> str:
+def _choices(
+    plots: dict[str, Plot], index: int, device: Device, front: Sequence[Network], cost: Cost, score: str
+) -> str:
     priced = [network for network in front if cost.of(network) is not None]
-    drawn = parallel_plot(priced, [cost.of(network) or 0.0 for network in priced], cost.label)
+    drawn = parallel_plot(priced, [cost.of(network) or 0.0 for network in priced], cost.label, score)
     if drawn is None:
         return ""
     caption = (

@@ -150,6 +150,7 @@ def train(context: Run) -> dict[str, Any]:
         "data": {
             "name": dataset.name,
             "id": dataset.id,
+            "task": dataset.task,
             "classes": list(dataset.classes),
             "train": len(dataset.train),
             "validation": len(dataset.validation),
@@ -175,7 +176,7 @@ def search(context: Run) -> dict[str, Any]:
     started = time.perf_counter()
     dataset, space = load(job.source, folder.cache), folder.space
     net, _ = load_supernet(folder.supernet, space)
-    problem = problem_of(folder, job, space)
+    problem = dataclasses.replace(problem_of(folder, job, space), labels=dataset.validation.labels_an_image)
     images = images_of(settings, len(dataset.validation))
     accuracies = context_of(_weights_digest(net), dataset.id, job)
     warm = context.warm_start(settings.warm_start, space, accuracies, images[-1])
@@ -384,6 +385,7 @@ def _write(
             "nas.pick": pick,
             "nas.metrics": {name: row[name] for name in metrics},
             "nas.check": check,
+            "nas.task": dataset.task,
             "nas.classes": list(dataset.classes),
             "nas.preprocessing": {
                 "layout": "NCHW",

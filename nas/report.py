@@ -28,6 +28,7 @@ from nas.tables import (
     moment,
     percent,
     scientific,
+    score_of,
     significant,
     small,
     span,
@@ -48,15 +49,16 @@ def render(summary: Mapping[str, Any]) -> str:
     """The page of one run, from its summary.json. A JobError where the summary is of another format."""
     check_format(summary)
     plots: dict[str, Plot] = {}
+    score = score_of(summary["data"])
     sections = (
-        _at_a_glance(summary),
-        _picks(summary["devices"]),
+        _at_a_glance(summary, score),
+        _picks(summary["devices"], score),
         *(
-            device_section(plots, index, device, summary["search"]["objectives"])
+            device_section(plots, index, device, summary["search"]["objectives"], score)
             for index, device in enumerate(summary["devices"])
         ),
         _across(summary.get("matrix")),
-        _training(plots, summary["supernet"]),
+        _training(plots, summary["supernet"], score),
         search_section(plots, summary),
         _provenance(summary),
     )
@@ -66,7 +68,7 @@ def render(summary: Mapping[str, Any]) -> str:
     links += [("across", "Across devices")] if 'id="across"' in main else []
     links += [("training", "Training"), ("search", "Search"), ("run", "What was run on what")]
     date = moment(summary["finished"])
-    return page(summary["name"], "Architecture search", date, verdict(summary["devices"]), links, main, plots)
+    return page(summary["name"], "Architecture search", date, verdict(summary["devices"], score), links, main, plots)
 
 
 def check_format(summary: Mapping[str, Any]) -> None:
@@ -81,13 +83,13 @@ def check_format(summary: Mapping[str, Any]) -> None:
 # What was found
 
 
-def _at_a_glance(summary: Mapping[str, Any]) -> str:
+def _at_a_glance(summary: Mapping[str, Any], score: str) -> str:
     supernet, search, errors = summary["supernet"], summary["search"], mean_errors(summary["devices"])
     facts = (
         ("Devices", len(summary["devices"]), "each with its own front"),
         ("Evaluations", f"{search['evaluations']:,}", f"architectures, of {search['proposals']:,} proposals"),
-        ("Largest network", percent(supernet["largest_test_accuracy"]), "test accuracy"),
-        ("Smallest network", percent(supernet["smallest_test_accuracy"]), "test accuracy"),
+        ("Largest network", percent(supernet["largest_test_accuracy"]), f"test {score}"),
+        ("Smallest network", percent(supernet["smallest_test_accuracy"]), f"test {score}"),
         ("Prediction error", f"{span(errors, scale=100)}%" if errors else ABSENT, "mean, held-out networks"),
         ("Total time", duration(sum(map(float, summary["stages"].values()))), "all stages"),
     )
@@ -95,11 +97,11 @@ def _at_a_glance(summary: Mapping[str, Any]) -> str:
     return f'<section aria-label="At a glance"><dl class="glance">{items}</dl></section>'
 
 
-def _picks(devices: Sequence[Device]) -> str:
+def _picks(devices: Sequence[Device], score: str) -> str:
     found = picks_table(devices)
     text = (
         "<p>From each front: the fastest network, the most accurate one, and the knee, beyond which a further point of "
-        "accuracy costs much more time. Speed is relative to the most accurate network of the same device.</p>"
+        f"{score} costs much more time. Speed is relative to the most accurate network of the same device.</p>"
     )
     return section("picks", "Picks", text + found) if found else ""
 
@@ -151,12 +153,12 @@ def _times(ratio: Any) -> str:
     return ABSENT if number is None else f"{number:.2f}×"
 
 
-def _training(plots: dict[str, Plot], supernet: Mapping[str, Any]) -> str:
+def _training(plots: dict[str, Plot], supernet: Mapping[str, Any], score: str) -> str:
     history = thinned(supernet["history"], MOST_POINTS)
     parts = [
         f"<p>All networks share the {amount(supernet['params'])} parameters of one supernet, trained with the recipe "
         f"{code(supernet['recipe'])} in {duration(supernet['train_seconds'])}. With its weights the largest network "
-        f"reaches {percent(supernet['largest_test_accuracy'], 2)} on the test images, the smallest "
+        f"reaches a {score} of {percent(supernet['largest_test_accuracy'], 2)} on the test images, the smallest "
         f"{percent(supernet['smallest_test_accuracy'], 2)}.</p>",
         '<div class="pair">',
     ]
@@ -164,7 +166,8 @@ def _training(plots: dict[str, Plot], supernet: Mapping[str, Any]) -> str:
         parts.append(figure(plots, "loss", _loss_plot(history), "Training loss", "Lower is better."))
     if any(finite(row[key]) is not None for row in history for key in ENDS):
         caption = "On the validation images, for the largest and the smallest network of the space."
-        parts.append(figure(plots, "accuracy", _accuracy_plot(history), "Accuracy during training", caption))
+        title = f"{score.capitalize()} during training"
+        parts.append(figure(plots, "accuracy", _score_plot(history, score), title, caption))
     rows = [
         (
             f"{row['step']:,}",
@@ -225,11 +228,11 @@ def _loss_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
     return plot((curve,), axis("Epoch"), axis("Loss"), showlegend=False)
 
 
-def _accuracy_plot(history: Sequence[Mapping[str, Any]]) -> Plot:
+def _score_plot(history: Sequence[Mapping[str, Any]], score: str) -> Plot:
     data = []
     for (key, name), color, symbol in zip(ENDS.items(), ("@front", "@measured"), ("circle", "diamond"), strict=True):
         rows = [row for row in history if finite(row[key]) is not None]
         hover = [f"{name}<br>epoch {significant(row['epoch'])}<br>{percent(row[key], 2)}" for row in rows]
         curve = line(name, [(row["epoch"], 100 * row[key]) for row in rows], hover, color)
         data.append(curve | {"mode": "lines+markers", "marker": {"color": color, "size": 7, "symbol": symbol}})
-    return plot(data, axis("Epoch"), axis("Validation accuracy (%)"))
+    return plot(data, axis("Epoch"), axis(f"Validation {score} (%)"))

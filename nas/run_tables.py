@@ -155,7 +155,7 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
         )
         for export in exports
     ]
-    columns = ("File", "Pick", "Network", "#Size", "SHA-256", "#Max abs difference", "#Top-1 agreement")
+    columns = ("File", "Pick", "Network", "#Size", "SHA-256", "#Max abs difference", "#Agreement")
     return table(f"Files exported for {name}", columns, rows)
 
 

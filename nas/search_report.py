@@ -17,6 +17,7 @@ from nas.tables import (
     finite,
     folded_table,
     percent,
+    score_of,
     significant,
     spread_text,
     table,
@@ -43,7 +44,7 @@ Curve = Sequence[tuple[int, float]]
 
 
 def search_section(plots: dict[str, Plot], summary: Mapping[str, Any]) -> str:
-    search, devices = summary["search"], summary["devices"]
+    search, devices, score = summary["search"], summary["devices"], score_of(summary["data"])
     facts = (
         ("Sampler", escaped(search["sampler"])),
         ("Objectives", escaped(", ".join(search["objectives"]))),
@@ -55,10 +56,10 @@ def search_section(plots: dict[str, Plot], summary: Mapping[str, Any]) -> str:
     )
     parts = [
         facts_list(facts),
-        _growth(plots, search, devices),
+        _growth(plots, search, devices, score),
         f"<h3>What it was worth</h3>{_worth(search, devices)}",
         f"<h3>The searches</h3>{_searches(search)}" if search["searches"] else "",
-        _proxies(search.get("proxies")),
+        _proxies(search.get("proxies"), score),
     ]
     return section("search", "Search", "".join(parts))
 
@@ -66,12 +67,12 @@ def search_section(plots: dict[str, Plot], summary: Mapping[str, Any]) -> str:
 # Hypervolume over evaluations
 
 
-def _growth(plots: dict[str, Plot], search: Json, devices: Sequence[Json]) -> str:
+def _growth(plots: dict[str, Plot], search: Json, devices: Sequence[Json], score: str) -> str:
     if not any(each["history"] for each in search["searches"]):
         return ""
     several = len(search["searches"]) > 1
     caption = (
-        "The hypervolume is the share of a box of accuracy and costs that the front dominates. It grows when a network is "
+        f"The hypervolume is the share of a box of {score} and costs that the front dominates. It grows when a network is "
         "found that is better in one or the other; once it is flat, a longer search would find little more. "
     )
     caption += "Thin lines are the seeds, the thick one is their mean. " if several else ""
@@ -242,19 +243,19 @@ def _fidelity_text(search: Json) -> str:
         return ""
     return (
         f"<p>Architectures were evaluated on {fidelity['first']:,} images first, and the promising ones on "
-        f"{fidelity['images']:,}. The rank correlations are between the two accuracies of those that have both; promoted is "
+        f"{fidelity['images']:,}. The rank correlations are between the two scores of those that have both; promoted is "
         "the share that has.</p>"
     )
 
 
-def _proxies(proxies: Json | None) -> str:
+def _proxies(proxies: Json | None, score: str) -> str:
     if not proxies or not proxies["rows"]:
         return ""
     rows = [
         (escaped(row["name"]), significant(row["spearman"]), significant(row["kendall"])) for row in proxies["rows"]
     ]
     return (
-        f"<h3>Proxies</h3><p>How far scores that need no training order {proxies['n']:,} architectures as their accuracy "
+        f"<h3>Proxies</h3><p>How far scores that need no training order {proxies['n']:,} architectures as their {score} "
         "does. What does not beat MACs tells nothing that the size did not.</p>"
-        + table("Rank correlation of proxies with accuracy", ("Score", "#Spearman", "#Kendall"), rows)
+        + table(f"Rank correlation of proxies with {score}", ("Score", "#Spearman", "#Kendall"), rows)
     )

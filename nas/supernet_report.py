@@ -10,12 +10,14 @@ from rich.table import Table
 
 from nas.progress import Progress
 from nas.searching.evaluator import THREADS
-from nas.tables import ABSENT, amount, percent, significant
+from nas.tables import ABSENT, amount, percent, score_of, significant
 from nas.trained import Split, Trained, archs_named
 from search_spaces import arch_cost
 from supernets.calibrate import calibrate
 from supernets.conflicts import OTHER_IMAGES, OVERALL, PAIRS, Conflict, conflicts, training_batches
+from supernets.datasource import TaskName
 from supernets.evaluation import evaluate
+from supernets.scores import CLASS_SCORES, SCORES
 from supernets.threads import torch_threads
 
 Json = Any
@@ -41,7 +43,7 @@ def evaluation_json(trained: Trained, words: Sequence[str], split: Split, progre
                     "accuracy": found.accuracy,
                     "calibration_error": found.calibration_error,
                     "nll": found.nll,
-                    "recall": list(found.recall),
+                    _key(trained.dataset.task): list(found.by_class),
                 }
             )
             progress(i + 1, len(archs), name or arch.id)
@@ -50,6 +52,7 @@ def evaluation_json(trained: Trained, words: Sequence[str], split: Split, progre
         "supernet": str(trained.file),
         "split": split,
         "images": found.images,
+        "task": trained.dataset.task,
         "classes": list(trained.dataset.classes),
         "support": list(found.support),
         "networks": rows,
@@ -57,30 +60,36 @@ def evaluation_json(trained: Trained, words: Sequence[str], split: Split, progre
 
 
 def evaluation_tables(document: Mapping[str, Json]) -> Iterator[Table]:
-    """The networks, and their recall class by class."""
-    networks = document["networks"]
+    """The networks, and class by class their recall or average precision."""
+    networks, task = document["networks"], document["task"]
     table = _table(
-        f"{document['images']} {document['split']} images", "network", "id", "MACs", "accuracy", "ECE", "NLL"
+        f"{document['images']} {document['split']} images", "network", "id", "MACs", SCORES[task], "ECE", "NLL"
     )
     for row in networks:
         numbers = (percent(row["accuracy"]), percent(row["calibration_error"]), significant(row["nll"]))
         table.add_row(row["name"], row["arch_id"], amount(row["macs"]), *numbers)
     yield table
-    worst = sorted(range(len(document["classes"])), key=lambda k: _recall(networks, k))
+    found = [row[_key(task)] for row in networks]
+    worst = sorted(range(len(document["classes"])), key=lambda k: _mean([each[k] for each in found]))
     shown = sorted(worst[:CLASSES_SHOWN])
     few = "" if len(shown) == len(worst) else f", the {len(shown)} worst of {len(worst)} classes"
     # Names of classes may look like markup.
     heads = (escape(f"{document['classes'][k]} ({document['support'][k]})") for k in shown)
-    table = _table(f"recall of each class (images){few}", "network", "id", *heads)
-    for row in networks:
-        table.add_row(row["name"], row["arch_id"], *(percent(row["recall"][k]) for k in shown))
+    table = _table(f"{CLASS_SCORES[task]} of each class (images){few}", "network", "id", *heads)
+    for row, each in zip(networks, found, strict=True):
+        table.add_row(row["name"], row["arch_id"], *(percent(each[k]) for k in shown))
     yield table
 
 
-def _recall(networks: Sequence[Mapping[str, Json]], k: int) -> float:
-    """The mean over networks, of a class without images more than any."""
-    found = [row["recall"][k] for row in networks]
-    return 2.0 if None in found else sum(found) / len(found)
+def _key(task: TaskName) -> str:
+    """Of a network's scores class by class."""
+    return CLASS_SCORES[task].replace(" ", "_")
+
+
+def _mean(found: Sequence[float | None]) -> float:
+    """Over networks, of a class without images more than any."""
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known else 2.0
 
 
 def conflicts_json(trained: Trained, networks: int, batches: int, progress: Progress) -> dict[str, Json]:
@@ -125,7 +134,8 @@ def study_table(document: Mapping[str, Json]) -> Table:
     result = document["result"]
     passes = (result[f"{name}_passes"] for name in ("supernet", "alone", "tenth"))
     supernet, alone, tenth = (f"{name}, {n:.3g} passes" for name, n in zip(_TRAINED, passes, strict=True))
-    table = _table(f"accuracy on {result['images']} validation images", "id", "MACs", supernet, alone, tenth)
+    title = f"{score_of(result)} on {result['images']} validation images"
+    table = _table(title, "id", "MACs", supernet, alone, tenth)
     for row in sorted(result["networks"], key=lambda row: -row["alone_accuracy"]):
         found = (percent(row[f"{name}_accuracy"]) for name in ("supernet", "alone", "tenth"))
         table.add_row(row["arch_id"], amount(row["macs"]), *found)

@@ -159,6 +159,7 @@ def result_of(trained: Trained, plan: Plan, accuracies: Mapping[str, float]) -> 
     ahead = [row["supernet_accuracy"] - row["tenth_accuracy"] for row in rows if row["tenth_accuracy"] is not None]
     return {
         "images": len(trained.dataset.validation),
+        "task": trained.dataset.task,
         "supernet_passes": supernet_passes(trained.job.train),
         "alone_passes": plan.epochs,
         "tenth_passes": plan.tenth_epochs,

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from nas.searching.quantities import QUANTITIES
+from supernets.scores import SCORES
 
 Network = Mapping[str, Any]  # one entry of a device's front
 
@@ -25,6 +26,11 @@ MOST_ROWS = 200  # of a table that holds the numbers behind a plot
 def escaped(value: object) -> str:
     """Text that is safe between tags and in quoted attributes."""
     return html.escape(str(value))
+
+
+def score_of(data: Mapping[str, Any]) -> str:
+    """What the score of a run is called, by the part of a document that tells of its images; old ones have no task."""
+    return SCORES[data.get("task", "single_label")]
 
 
 def finite(value: Any) -> float | None:
@@ -194,7 +200,7 @@ def interval(network: Network) -> str:
     return ABSENT if low is None or high is None else f"{significant(low)}–{significant(high)}"
 
 
-def verdict(devices: Sequence[Mapping[str, Any]]) -> str:
+def verdict(devices: Sequence[Mapping[str, Any]], score: str) -> str:
     """One sentence: what the knee buys on each device, and how far off the predictions were."""
     found = [device for device in devices if device["front"]]
     if not found:
@@ -213,7 +219,7 @@ def verdict(devices: Sequence[Mapping[str, Any]]) -> str:
         return f"The search found {count} {'network' if count == 1 else 'networks'} for {where}{trust}."
     return (
         f"On {where}, the knee of the front is {span(times for times, _ in gains)}× as fast as the most accurate "
-        f"network, for {span((lost for _, lost in gains), scale=100)} points of accuracy{trust}."
+        f"network, for {span((lost for _, lost in gains), scale=100)} points of {score}{trust}."
     )
 
 

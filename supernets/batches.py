@@ -12,6 +12,7 @@ from torch import Tensor
 
 from supernets.augment import Normalisation, augmented
 from supernets.dataset import Dataset, Images
+from supernets.listing import Labels
 from supernets.settings import Augmentation
 
 BATCH = 256
@@ -19,10 +20,10 @@ BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Images in order, kept as 8 bits and normalised (B, C, H, W) batch by batch, with their labels (B,)."""
+    """Images in order, kept as 8 bits and normalised (B, C, H, W) batch by batch, with their labels."""
 
     pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Labels
     normalise: Normalisation
 
     @staticmethod
@@ -40,7 +41,7 @@ class Batches:
 
 
 def batch_of(images: Images, batch: int, step: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The `step`-th batch: 8-bit images (B, C, H, W) and labels (B,). Every epoch is a permutation of its own."""
+    """The `step`-th batch: 8-bit images (B, C, H, W) and labels. Every epoch is a permutation of its own."""
     epoch, position = divmod(step, len(images) // batch)
     order = np.random.default_rng((seed, 0, epoch)).permutation(len(images))
     index = np.sort(order[position * batch : (position + 1) * batch])
@@ -70,6 +71,6 @@ def seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _tensor(array: NDArray[np.uint8] | NDArray[np.int64]) -> Tensor:
+def _tensor(array: NDArray[np.uint8] | Labels) -> Tensor:
     """A tensor of its own: the arrays may be mapped from files."""
     return torch.from_numpy(np.array(array))

@@ -19,6 +19,7 @@ from search_spaces import Arch
 from supernets.elastic import ElasticBatchNorm2d
 from supernets.errors import SupernetError
 from supernets.supernet import Stats, Supernet
+from supernets.tasks import task_of
 
 
 def resize(x_BCHW: Tensor, size: int) -> Tensor:
@@ -58,18 +59,19 @@ def calibrate(net: Supernet, arch: Arch, batches: Sequence[Tensor]) -> Stats:
 
 
 def accuracy(net: Supernet, arch: Arch, stats: Stats | None, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Top-1 accuracy in [0, 1] over batches of images (B, C, H, W) and labels (B,), in evaluation mode."""
-    right = total = 0
+    """The score in [0, 1] over batches of images (B, C, H, W) and labels, in evaluation mode: top-1 accuracy, or mean average
+    precision where images have any number of labels."""
+    kept = []
     for logits_BK, y_B in answers(net, arch, stats, batches):
-        right += int((logits_BK.argmax(1) == y_B).sum())
-        total += len(y_B)
-    return right / total
+        task = task_of(y_B)
+        kept.append(task.kept(logits_BK, y_B))
+    return task.score(torch.cat(kept))
 
 
 def answers(
     net: Supernet, arch: Arch, stats: Stats | None, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (B, K) on the CPU, and labels (B,), of batches of images (B, C, H, W), in evaluation mode."""
+    """Logits (B, K) on the CPU, and labels, of batches of images (B, C, H, W), in evaluation mode."""
     for x_BCHW, y_B in batches:
         # For one batch at a time: whoever reads the answers may compute with gradients in between.
         with torch.no_grad(), evaluating(net):

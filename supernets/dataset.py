@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import digest
-from supernets.datasource import DataSource
+from supernets.datasource import TASK_OF_AXES, DataSource, TaskName
 from supernets.errors import DataError
-from supernets.listing import SPLITS
+from supernets.listing import SPLITS, Labels
 from supernets.readers import READERS
 from supernets.splits import Progress, write_splits
 
@@ -35,21 +35,30 @@ AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """`pixels` (n, channels, height, width), 8 bits each, and `labels` (n,)."""
+    """`pixels` (n, channels, height, width), 8 bits each, and `labels`: (n,) classes, or (n, classes) whether it has each."""
 
     pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Labels
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8:
             found = f"{self.pixels.dtype} of shape {self.pixels.shape}"
             raise DataError(f"pixels must be uint8 of shape (n, channels, height, width), not {found}")
-        if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != np.int64:
+        forms = ((1, np.dtype(np.int64)), (2, np.dtype(np.bool_)))
+        if self.labels.shape[:1] != self.pixels.shape[:1] or (self.labels.ndim, self.labels.dtype) not in forms:
             found = f"{self.labels.dtype} of shape {self.labels.shape}"
-            raise DataError(f"labels must be int64 of shape ({len(self.pixels)},), one for each image, not {found}")
+            raise DataError(
+                f"labels must be int64 of shape ({len(self.pixels)},), one for each image, or bool of shape "
+                f"({len(self.pixels)}, classes), not {found}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labels_an_image(self) -> float:
+        """On average; above 0."""
+        return 1.0 if self.labels.ndim == 1 else max(1, int(self.labels.sum())) / len(self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,25 @@ class Dataset:
                 raise DataError(f"the data set {self.name!r} has no {split} images")
             if images.pixels.shape[1:] != shape:
                 raise DataError(f"{split} images have shape {images.pixels.shape[1:]}, those to train on {shape}")
-            low, high = int(images.labels.min()), int(images.labels.max())
-            if low < 0 or high >= len(self.classes):
-                wrong = low if low < 0 else high
-                raise DataError(f"a {split} image has label {wrong}; labels go from 0 to {len(self.classes) - 1}")
+            self._check_labels(split, images.labels)
         if len(self.mean) != shape[0] or len(self.std) != shape[0] or not all(map(isfinite, self.mean + self.std)):
             raise DataError(f"wanted a mean and a std for each of {shape[0]} channels, got {self.mean} and {self.std}")
+
+    def _check_labels(self, split: str, labels: Labels) -> None:
+        if labels.ndim != self.train.labels.ndim or (labels.ndim == 2 and labels.shape[1] != len(self.classes)):
+            raise DataError(
+                f"{split} labels have shape {labels.shape}, those to train on {self.train.labels.shape}, "
+                f"and there are {len(self.classes)} classes"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            wrong = low if low < 0 else high
+            raise DataError(f"a {split} image has label {wrong}; labels go from 0 to {len(self.classes) - 1}")
+
+    @property
+    def task(self) -> TaskName:
+        """What is to be found out about an image."""
+        return TASK_OF_AXES[self.train.labels.ndim]
 
     @staticmethod
     def of(
@@ -181,7 +203,9 @@ def _cache_key(source: DataSource) -> str:
     for path in READERS[source.kind].files(source):
         status = path.stat()
         files.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
-    return digest({"format": FORMAT, "source": asdict(source), "files": files}, length=16)
+    # Without the task where it says nothing new: entries from before there were tasks stay good.
+    fields = {name: value for name, value in asdict(source).items() if name != "task" or source.many_labels}
+    return digest({"format": FORMAT, "source": fields, "files": files}, length=16)
 
 
 def _contents(splits: Sequence[Images], classes: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 from supernets.errors import DataError
 
@@ -17,6 +18,10 @@ PLACES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 MIN_PX, MAX_PX = 4, 1024
 
+TaskName = Literal["single_label", "multi_label"]
+TASK_OF_AXES: Mapping[int, TaskName] = {1: "single_label", 2: "multi_label"}
+"""By the axes that labels have: whole numbers (n,), or for each class whether an image has it (n, classes)."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
@@ -25,7 +30,9 @@ class DataSource:
     Every image is resized to `size` px square (shorter side, then the centre). Fractions are of the images that no
     given test or validation set holds; an image's split depends on its pixels alone. `name` is a Hugging Face dataset
     for that kind, and what the dataset is called for the others. `classes` gives the classes in the order of their
-    labels. With `skip_bad`, images that cannot be read are left out and listed instead of refused.
+    labels. With `skip_bad`, images that cannot be read are left out and listed instead of refused. `task` says whether an
+    image has one class (`single_label`) or any number of them (`multi_label`); then copies of an image are one image with
+    the labels of all.
     """
 
     kind: str
@@ -41,6 +48,7 @@ class DataSource:
     test_fraction: float = 0.2
     skip_bad: bool = False
     classes: tuple[str, ...] | None = None
+    task: TaskName = "single_label"
 
     def __post_init__(self) -> None:
         if self.kind not in tuple(PLACES):
@@ -60,6 +68,13 @@ class DataSource:
             raise DataError("validation_fraction and test_fraction together must be below 1: training needs images too")
         if self.classes is not None:
             self._check_classes(self.classes)
+        if self.task not in TASK_OF_AXES.values():
+            raise DataError(f"data.task must be one of {', '.join(TASK_OF_AXES.values())}, not {self.task!r}")
+
+    @property
+    def many_labels(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.task == TASK_OF_AXES[2]
 
     def _check_places(self) -> None:
         needs, takes = PLACES[self.kind]

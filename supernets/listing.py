@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +14,41 @@ from supernets.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
+Labels = NDArray[np.int64] | NDArray[np.bool_]
+"""Of n images, as `supernets.datasource.TASK_OF_AXES` says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """The pictures that a source gives for one split; `place` says where picture i is, for messages.
 
-    `values` are class names, or whole numbers from 0.
+    `values` are class names, or whole numbers from 0: one for each picture, or as many as `lengths` says.
     """
 
     split: str
     values: Sequence[str] | NDArray[np.int64]
     place: Callable[[int], str]
     pictures: Callable[[], Iterable[Picture]]
+    lengths: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.lengths is None else self.lengths)
+
+    def place_of(self, value: int) -> str:
+        """Where the picture is that has value number so many."""
+        if self.lengths is None:
+            return self.place(value)
+        return self.place(int(np.searchsorted(np.cumsum(self.lengths), value, side="right")))
+
+    def grouped(self, labels: NDArray[np.int64]) -> Iterator[tuple[int, ...]]:
+        """The labels of each picture, each of them once and in order, from those of all values."""
+        if self.lengths is None:
+            yield from ((label,) for label in labels.tolist())
+            return
+        start = 0
+        for end in np.cumsum(self.lengths).tolist():
+            yield tuple(sorted(set(labels[start:end].tolist())))
+            start = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +61,8 @@ class Listing:
 
 
 def number(listing: Listing) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """The classes, and the labels of each part as indices into them; `DataError` names the first that has none."""
-    kinds = {isinstance(part.values, np.ndarray) for part in listing.parts}
+    """The classes, and the values of each part as indices into them; `DataError` names the first that has none."""
+    kinds = {isinstance(part.values, np.ndarray) for part in listing.parts if len(part.values)}
     if len(kinds) > 1:
         raise DataError("labels are whole numbers in one set and names in another; write both in the same way")
     classes, labels = (_check_numbers if kinds == {True} else _number_names)(listing)
@@ -62,7 +82,7 @@ def _number_names(listing: Listing) -> tuple[tuple[str, ...], list[NDArray[np.in
             if value not in index:
                 hint = near_miss(value, classes)
                 raise DataError(
-                    f"{part.place(i)} has label {value!r}, which is none of the classes {_some(classes)}{hint}"
+                    f"{part.place_of(i)} has label {value!r}, which is none of the classes {_some(classes)}{hint}"
                 )
     return classes, [np.array([index[str(value)] for value in part.values], dtype=np.int64) for part in listing.parts]
 
@@ -76,7 +96,7 @@ def _check_numbers(listing: Listing) -> tuple[tuple[str, ...], list[NDArray[np.i
         if len(outside):
             wanted = "0 upwards" if listing.classes is None else f"0 to {count - 1}, one for each class"
             row = int(outside[0])
-            raise DataError(f"{part.place(row)} has label {column[row]}; labels go from {wanted}")
+            raise DataError(f"{part.place_of(row)} has label {column[row]}; labels go from {wanted}")
     if listing.classes is not None:
         return listing.classes, labels
     used = np.unique(np.concatenate(labels))

@@ -30,6 +30,7 @@ from supernets.calibrate import calibrate, resize, resolution
 from supernets.elastic import ElasticBatchNorm2d
 from supernets.errors import SupernetError
 from supernets.supernet import FUNCTIONS, Supernet
+from supernets.tasks import task_of
 from supernets.threads import torch_threads
 
 # Keeps the logarithm and the inverse of an eigenvalue finite, as in the paper.
@@ -58,7 +59,12 @@ class Candidate:
 
     def loss(self) -> Tensor:
         """The loss of the first training step."""
-        return F.cross_entropy(self.logits(self.images_BCHW), self.labels_B)
+        return plain_loss(self.logits(self.images_BCHW), self.labels_B)
+
+
+def plain_loss(logits_BK: Tensor, labels: Tensor) -> Tensor:
+    """On labels alone, neither smoothed nor weighted."""
+    return task_of(labels).label_loss(logits_BK, labels, 0.0, None)
 
 
 Proxy = Callable[[Candidate], float]
@@ -141,7 +147,7 @@ def gradsign(candidate: Candidate) -> float:
 
     agreement = [torch.zeros_like(weight) for weight in weights]
     for x_CHW, y in zip(candidate.images_BCHW, candidate.labels_B, strict=True):
-        loss = F.cross_entropy(net.run(x_CHW[None], arch, by_stats), y[None])
+        loss = plain_loss(net.run(x_CHW[None], arch, by_stats), y[None])
         for total, gradient in zip(agreement, torch.autograd.grad(loss, weights), strict=True):
             total += gradient.sign()
     return sum(float(total.abs().sum(dtype=torch.float64)) for total in agreement)
@@ -212,5 +218,6 @@ def _check(space: Space, images_BCHW: Tensor, labels_B: Tensor, names: Sequence[
     if len(shape) != 4 or shape[0] < 2 or shape[1] != channels or not images_BCHW.is_floating_point():
         found = f"{str(images_BCHW.dtype).removeprefix('torch.')} of shape {shape}"
         raise SupernetError(f"proxies need 2 or more normalised images (n, {channels}, height, width), not {found}")
-    if tuple(labels_B.shape) != shape[:1] or not bool(((labels_B >= 0) & (labels_B < classes)).all()):
+    wanted = shape[:1] if labels_B.dim() == 1 else (shape[0], classes)
+    if tuple(labels_B.shape) != wanted or not bool(((labels_B >= 0) & (labels_B < classes)).all()):
         raise SupernetError(f"proxies need a label from 0 to {classes - 1} for each of {shape[0]} images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from supernets.datasource import DataSource
 from supernets.decoding import Decoded, decode_all
 from supernets.errors import DataError
-from supernets.listing import SPLITS, Listing, Part, number
+from supernets.listing import SPLITS, Labels, Listing, Part, number
 
 TELL_EVERY = 100
 AT_ONCE = 256
@@ -24,12 +25,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Rows:
-    """What became of the pictures so far: one entry for each that was kept, in the order of the scratch file."""
+    """What became of the pictures so far: one entry for each that was kept, in the order of the scratch file.
+
+    `places` is where an image with this key is, while copies of it are to be one image.
+    """
 
     splits: list[str] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[tuple[int, ...]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    places: dict[bytes, int] = field(default_factory=dict)
 
 
 def split_of(key: bytes, validation_fraction: float, test_fraction: float) -> str:
@@ -60,7 +65,7 @@ def write_splits(
     _check_splits(source, classes, rows)
     shape = (len(rows.keys), source.channels, source.size, source.size)
     decoded = np.memmap(scratch, dtype=np.uint8, mode="r", shape=shape)
-    splits, numbers = np.array(rows.splits), np.array(rows.labels, dtype=np.int64)
+    splits, numbers = np.array(rows.splits), _as_array(rows.labels, len(classes), source.many_labels)
     order = np.array(sorted(range(len(rows.keys)), key=lambda i: (rows.keys[i], rows.labels[i])))
     for split in SPLITS:
         chosen = order[splits[order] == split]
@@ -87,7 +92,8 @@ def _decode(
     held: dict[bytes, str] = {}
     parts = sorted(zip(listing.parts, labels, strict=True), key=lambda pair: -SPLITS.index(pair[0].split))
     for part, column in parts:
-        for i, found in enumerate(decode_all(part.pictures(), source.size, source.channels)):
+        decoded = decode_all(part.pictures(), source.size, source.channels)
+        for i, (found, own) in enumerate(zip(decoded, part.grouped(column), strict=True)):
             done += 1
             if progress is not None and (done % TELL_EVERY == 0 or done == total):
                 progress(done, total)
@@ -101,7 +107,7 @@ def _decode(
                     split = split_of(found.key, validation_fraction, test_fraction)
                 else:
                     held[found.key] = split
-                _keep(rows, file, split, found, int(column[i]))
+                _keep(rows, file, split, found, own, merging=source.many_labels)
     return rows
 
 
@@ -113,11 +119,27 @@ def _skip(source: DataSource, rows: Rows, part: Part, i: int, reason: str) -> No
     rows.skipped.append(f"{part.place(i)}: {reason}")
 
 
-def _keep(rows: Rows, file: BinaryIO, split: str, found: Decoded, label: int) -> None:
+def _keep(rows: Rows, file: BinaryIO, split: str, found: Decoded, labels: tuple[int, ...], *, merging: bool) -> None:
+    """With `merging`, a copy of an image adds its labels to those that are there; it is in the same split, by its key."""
+    if merging:
+        place = rows.places.setdefault(found.key, len(rows.keys))
+        if place < len(rows.keys):
+            rows.labels[place] = tuple(sorted({*rows.labels[place], *labels}))
+            return
     file.write(found.pixels.tobytes())
     rows.splits.append(split)
     rows.keys.append(found.key)
-    rows.labels.append(label)
+    rows.labels.append(labels)
+
+
+def _as_array(found: Sequence[tuple[int, ...]], classes: int, many: bool) -> Labels:
+    """Labels of images as `Images` has them."""
+    if not many:
+        return np.array([label for (label,) in found], dtype=np.int64)
+    table = np.zeros((len(found), classes), dtype=np.bool_)
+    for row, labels in enumerate(found):
+        table[row, list(labels)] = True
+    return table
 
 
 def _check_splits(source: DataSource, classes: Sequence[str], rows: Rows) -> None:
@@ -127,12 +149,19 @@ def _check_splits(source: DataSource, classes: Sequence[str], rows: Rows) -> Non
         if split not in rows.splits:
             fraction = "" if split == "train" else f" or raise {split}_fraction"
             raise DataError(f"no image is left for {split}, of {count} in all{left_out}; give more images{fraction}")
-    trained = {label for label, split in zip(rows.labels, rows.splits, strict=True) if split == "train"}
+    train = [labels for labels, split in zip(rows.labels, rows.splits, strict=True) if split == "train"]
+    trained = Counter(label for labels in train for label in labels)
     for label, name in enumerate(classes):
-        if label not in trained:
-            elsewhere = rows.labels.count(label)
+        if not trained[label]:
+            elsewhere = sum(label in labels for labels in rows.labels)
             what = f"all {elsewhere} of its images are held out" if elsewhere else "none of its images can be used"
             raise DataError(f"the class {name!r} has no image to train on: {what}{left_out}; give more images of it")
+    for label, name in enumerate(classes):
+        if trained[label] == len(train):
+            raise DataError(
+                f"all {len(train)} images to train on have the class {name!r}{left_out}; give images without it, or drop "
+                "that label"
+            )
 
 
 def _gather(decoded: NDArray[np.uint8], rows: NDArray[np.int64], path: Path) -> None:

@@ -35,7 +35,7 @@ class TrainState:
     `optimiser` has the gradients of labels, and those of distillation too unless the recipe keeps their momenta apart: then
     `distilling` has these. `gap` is what attentive picks go by. `parts`: into how many a batch is cut to fit into memory.
     `loss` is smoothed over about ten steps. No checkpoint tells of `group`, the workers that train it together, and of
-    `class_weights` (K,), what an image of each class counts.
+    `class_weights`, what an image of each class counts, as `supernets.tasks` has them.
     """
 
     net: Supernet

@@ -11,19 +11,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from search_spaces import Arch
 from supernets.calibrate import resize, resolution
 from supernets.elastic import ElasticBatchNorm2d
 from supernets.errors import TrainError
 from supernets.group import Group
-from supernets.losses import DISTILLATIONS, label_loss
 from supernets.picks import sub_networks
 from supernets.recipes import Moment, Recipe
 from supernets.settings import TrainSettings
 from supernets.shared_norm import by_all_images
 from supernets.state import TrainState
+from supernets.tasks import Task, task_of
 
 Gradients = list[Tensor | None]
 """Of all parameters in order."""
@@ -117,10 +116,11 @@ def _backward(
     apart: Gradients | None,
 ) -> Tensor:
     """Add the gradients of all sub-networks to those of the parameters; losses (2, N) as in `_gradients`."""
-    phase = moment.phase
+    phase, task = moment.phase, task_of(y_B)
     # Workers share out whole batches, and one alone may have a part of a batch.
     batch = len(y_B) if state.group.size == 1 else settings.batch
-    target_BK = _frozen_target(state, x_BCHW) if phase.teacher == "frozen" and state.teacher is not None else None
+    frozen = phase.teacher == "frozen" and state.teacher is not None
+    target_BK = _frozen_target(state, x_BCHW, task) if frozen else None
     losses = []
     for i, (arch, pick) in enumerate(zip(archs, phase.subnets, strict=True)):
         images = 1.0 if pick == "largest" else phase.images
@@ -130,16 +130,16 @@ def _backward(
         logits_BK = _logits(state, x_BCHW[own], arch)
         labels = distilled = None
         if target_BK is None or phase.label_weight > 0:
-            labels = label_loss(logits_BK, labels_B, settings.label_smoothing, state.class_weights)
+            labels = task.label_loss(logits_BK, labels_B, settings.label_smoothing, state.class_weights)
         if target_BK is not None:
             labels = None if labels is None else phase.label_weight * labels
-            distilled = DISTILLATIONS[phase.distillation](logits_BK, target_BK[own])
+            distilled = task.distillations[phase.distillation](logits_BK, target_BK[own])
         _descend(state, labels, distilled, share * part * (1.0 if pick == "largest" else moment.weight), apart)
         total = _sum(labels, distilled).detach()
-        plain = F.cross_entropy(logits_BK.detach(), labels_B) if state.gap is not None else total
+        plain = total if state.gap is None else task.label_loss(logits_BK.detach(), labels_B, 0.0, None)
         losses.append(part * torch.stack([total, plain]))
         if phase.teacher == "inplace" and i == 0:
-            target_BK = logits_BK.detach().softmax(1)
+            target_BK = task.probabilities(logits_BK.detach())
     return torch.stack(losses, 1)
 
 
@@ -154,7 +154,7 @@ def _logits(state: TrainState, x_BCHW: Tensor, arch: Arch) -> Tensor:
         return logits.float()
 
 
-def _frozen_target(state: TrainState, x_BCHW: Tensor) -> Tensor:
+def _frozen_target(state: TrainState, x_BCHW: Tensor, task: Task) -> Tensor:
     """What the frozen teacher says (B, K). Its running statistics mix sub-networks, so its batch norm goes by the batch."""
 
     def by_batch(name: str, norm: ElasticBatchNorm2d, y_BCHW: Tensor) -> Tensor:
@@ -165,7 +165,8 @@ def _frozen_target(state: TrainState, x_BCHW: Tensor) -> Tensor:
     largest = state.net.space.largest()
     normalise = by_batch if state.group.size == 1 else by_all_images(state.group, keep=False)
     with torch.no_grad(), state.how.autocast(x_BCHW.device.type):
-        return state.teacher.run(resize(x_BCHW, resolution(largest)), largest, normalise).float().softmax(1)
+        logits_BK = state.teacher.run(resize(x_BCHW, resolution(largest)), largest, normalise)
+        return task.probabilities(logits_BK.float())
 
 
 def _count(batch: int, share: float) -> int:

@@ -10,11 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from supernets.datasource import DataSource, near_miss
 from supernets.errors import DataError
+from supernets.label_column import joined, names_of, read_labels
 from supernets.listing import Listing, Part
 
 ROWS_AT_ONCE = 256
@@ -56,14 +54,13 @@ def read_huggingface(source: DataSource) -> Listing:
         table = splits[split]
         where = f"{source.name} ({split})"
         _check_columns(where, list(table.column_names), source)
-        named = getattr(table.features[source.label_column], "names", None)
-        classes = classes or (tuple(named) if named else None)
-        values = _labels(_chunked(list(table[source.label_column])), where, source.label_column)
+        classes = classes or names_of(table.features[source.label_column])
+        column = read_labels(_chunked(list(table[source.label_column]), where), where, source)
         encoded = table.select_columns([source.image_column]).cast_column(
             source.image_column, datasets.Image(decode=False)
         )
         pictures = partial(_hub_pictures, encoded, source.image_column)
-        parts.append(Part(split, values, partial(_row_of_one, where), pictures))
+        parts.append(Part(split, column.values, partial(_row_of_one, where), pictures, column.lengths))
     return Listing(str(source.name), tuple(parts), classes)
 
 
@@ -101,14 +98,10 @@ def _part(split: str, files: Sequence[Path], source: DataSource) -> Part:
         schema = _table(file).schema_arrow
         _check_columns(str(file), schema.names, source)
         _check_image_type(file, schema, source.image_column)
-        column = _read_column(file, source.label_column)
-        columns.append(_labels(column, str(file), source.label_column))
-    if len({isinstance(column, np.ndarray) for column in columns}) > 1:
-        raise DataError(f"{source.label_column!r} holds whole numbers in some of {files[0].parent} and names in others")
-    starts = [0, *accumulate(map(len, columns))]
-    numbers = [column for column in columns if isinstance(column, np.ndarray)]
-    values = np.concatenate(numbers) if numbers else [value for column in columns for value in column]
-    return Part(split, values, partial(_row_of, files, starts), partial(_pictures, files, source.image_column))
+        columns.append(read_labels(_read_column(file, source.label_column), str(file), source))
+    found = joined(columns, f"{source.label_column!r} holds whole numbers in some of {files[0].parent}")
+    place = partial(_row_of, files, [0, *accumulate(map(len, columns))])
+    return Part(split, found.values, place, partial(_pictures, files, source.image_column), found.lengths)
 
 
 def _table(file: Path) -> Any:
@@ -180,34 +173,18 @@ def _class_names(file: Path, column: str) -> tuple[str, ...] | None:
     """The names that the hub's library writes beside whole-number labels, where it wrote the file."""
     try:
         features = json.loads((_table(file).schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[column]["names"])) or None
+        return names_of(features[column])
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _chunked(values: Sequence[object]) -> Any:
+def _chunked(values: Sequence[object], where: str) -> Any:
     import pyarrow
 
-    return pyarrow.chunked_array([pyarrow.array(values)])
-
-
-def _labels(column: Any, where: str, name: str) -> Sequence[str] | NDArray[np.int64]:
-    """Whole numbers as an array, names as a list; a row without a label is refused."""
-    import pyarrow
-    from pyarrow import types
-
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True)
-        raise DataError(f"{_row_of_one(where, row)} has no label; give it one, or remove the row")
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if types.is_integer(kind) or types.is_boolean(kind):
-        try:
-            return np.asarray(column.cast(kind).cast(pyarrow.int64()).to_numpy(), dtype=np.int64)
-        except pyarrow.ArrowInvalid as error:
-            raise DataError(f"the column {name!r} of {where} has labels beyond 64 bits") from error
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return [str(value) for value in column.to_pylist()]
-    raise DataError(f"the column {name!r} of {where} holds {column.type}; wanted whole numbers or names")
+    try:
+        return pyarrow.chunked_array([pyarrow.array(values)])
+    except pyarrow.ArrowException as error:
+        raise DataError(f"the labels of {where} are not all of one kind ({str(error).splitlines()[0]})") from error
 
 
 def _row_of_one(where: str, row: int) -> str:

@@ -18,12 +18,12 @@ from supernets.calibrate import accuracy, calibrate
 from supernets.channels import channel_orders, reorder
 from supernets.dataset import Dataset
 from supernets.errors import TrainError
-from supernets.losses import balanced
 from supernets.recipes import RECIPES, Moment, schedule
 from supernets.settings import TrainSettings
 from supernets.state import TrainState, fresh_state, resumed_state, save_state
 from supernets.step import fewest_images, share_of, train_step
 from supernets.supernet import Supernet
+from supernets.tasks import TASKS
 from supernets.threads import torch_threads
 
 Progress = Callable[[int, int, str], None]
@@ -73,7 +73,8 @@ def steps(state: TrainState, dataset: Dataset, settings: TrainSettings) -> Itera
     steps_per_epoch = len(dataset.train) // batch
     normalise = Normalisation(dataset.mean, dataset.std)
     if settings.class_weights == "balanced":
-        state.class_weights = balanced(dataset.train.labels, len(dataset.classes)).to(state.net.device)
+        weights = TASKS[dataset.task].class_weights(dataset.train.labels, len(dataset.classes))
+        state.class_weights = weights.to(state.net.device)
     evaluate_at = {round(len(moments) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
     started = time.perf_counter() - state.seconds
     while state.step < len(moments):
@@ -115,11 +116,10 @@ def _check(dataset: Dataset, settings: TrainSettings) -> None:
     """What no training can learn from; `TrainError` in one line."""
     if len(dataset.train) < 2:
         raise TrainError(f"wanted at least 2 training images, for batch norm, not {len(dataset.train)}; give more")
-    first = int(dataset.train.labels[0])
-    if not (dataset.train.labels != first).any():
-        raise TrainError(
-            f"all {len(dataset.train)} training images are of class {dataset.classes[first]!r}; give images of the others"
-        )
+    labels = dataset.train.labels
+    if not (labels != labels[0]).any():
+        same = f"of class {dataset.classes[labels[0]]!r}" if labels.ndim == 1 else "labelled alike"
+        raise TrainError(f"all {len(labels)} training images are {same}; give images of the others")
     images = fewest_images(min(settings.batch, len(dataset.train)), RECIPES[settings.recipe])
     if images < settings.workers:
         raise TrainError(

@@ -297,14 +297,14 @@ class _Ledger:
 
     def _promising(self, first: Mapping[Arch, float], images: int) -> list[Arch]:
         archs, accuracy = list(first), np.array(list(first.values()))
-        variance = sampling_variance(accuracy, np.full(len(archs), images), self.plan.images[-1])
+        variance = sampling_variance(accuracy, np.full(len(archs), images), self.plan.images[-1], self.problem.labels)
         codes = self.problem.space.encode(archs)
         return [archs[i] for i in promising(self.problem, self._known(), codes, accuracy, variance)]
 
     def _known(self) -> Known:
         scored = self.scored(list(self.accuracy))
         most = self.plan.images[-1]
-        variance = sampling_variance(scored.accuracy, scored.images, most)
+        variance = sampling_variance(scored.accuracy, scored.images, most, self.problem.labels)
         return Known(scored.codes, scored.accuracy, variance, scored.images == most)
 
     def _volumes(self) -> dict[str, float]:
@@ -328,6 +328,6 @@ class _Ledger:
             best = max(best, accuracy)
             if growing is not None:
                 growing.add({arch: accuracy})
-            self._progress(min(before + done, total), total, f"best validation accuracy {100 * best:.1f}%")
+            self._progress(min(before + done, total), total, f"best on validation images {100 * best:.1f}%")
 
         return shown

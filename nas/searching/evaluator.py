@@ -21,7 +21,8 @@ THREADS = 1
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Top-1 accuracy on validation images, the seconds that it took, and how many images were read."""
+    """Accuracy on validation images (mean average precision where images have any number of labels), the seconds that it
+    took, and how many images were read."""
 
     val_accuracy: float
     seconds: float
@@ -30,7 +31,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores architectures by calibrating batch norm on `calibration` and counting hits on `validation`."""
+    """Scores architectures by calibrating batch norm on `calibration` and judging its answers on `validation`."""
 
     net: Supernet
     calibration: list[Tensor]
@@ -41,8 +42,8 @@ class Evaluator:
         start = time.perf_counter()
         read = _first(self.validation, images)
         with torch_threads(THREADS):
-            hits = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), read)
-        return Score(hits, time.perf_counter() - start, len(read.labels))
+            found = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), read)
+        return Score(found, time.perf_counter() - start, len(read.labels))
 
 
 def _first(batches: Batches, images: int | None) -> Batches:

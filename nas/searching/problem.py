@@ -24,12 +24,16 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The objectives, in order, and the limits of a search over one space, for each of its targets."""
+    """The objectives, in order, and the limits of a search over one space, for each of its targets.
+
+    `labels` is how many an image has on average: an accuracy is known better the more there are.
+    """
 
     space: Space
     targets: tuple[Target, ...]
     objectives: tuple[str, ...] = ("accuracy", "latency_ms")
     limits: tuple[Constraint, ...] = ()
+    labels: float = 1.0
 
     def __post_init__(self) -> None:
         check_objectives(self.objectives)

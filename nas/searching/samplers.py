@@ -130,7 +130,7 @@ def known_of(problem: Problem, trials: Sequence[FrozenTrial], images: int | None
     codes = codes_of(problem.space, done)
     order = np.argsort(-read, kind="stable")
     kept = np.sort(order[first_rows(codes[order])])
-    variance = sampling_variance(accuracy[kept], read[kept], total)
+    variance = sampling_variance(accuracy[kept], read[kept], total, problem.labels)
     return Known(codes[kept], accuracy[kept], variance, read[kept] >= total)
 
 

@@ -24,6 +24,8 @@ MOST_ROWS = 20_000_000
 MOST_COLUMNS = 200
 MOST_CLASSES = 100_000
 MOST_LABEL_BYTES = 1000
+MOST_LABELS = 100
+"""Of an image, on average: a repeated list takes no place in the file, and all of it in memory."""
 MOST_GROWTH = 20
 """Bytes of images for one of the file. Images are compressed by themselves: more says that one is there many times."""
 MOST_PIXELS = 50_000_000
@@ -70,7 +72,11 @@ def _chosen(schema: Any) -> tuple[str, str]:
     images = sorted((each.name for each in schema if _holds_images(each.type)), key=lambda name: name != "image")
     labels = sorted((each.name for each in schema if _holds_labels(each.type)), key=lambda name: name != "label")
     if not images or not labels:
-        lacking = "images: bytes, or struct{bytes, path}" if not images else "labels: whole numbers or names"
+        lacking = (
+            "images: bytes, or struct{bytes, path}"
+            if not images
+            else "labels: whole numbers or names, or lists of them"
+        )
         raise UploadRefused(f"no column holds {lacking}; columns are {shown(', '.join(schema.names), 200)}")
     return images[0], labels[0]
 
@@ -81,18 +87,32 @@ def _holds_images(kind: Any) -> bool:
 
 
 def _holds_labels(kind: Any) -> bool:
-    value = kind.value_type if types.is_dictionary(kind) else kind
+    inner = kind.value_type if _lists(kind) else kind
+    value = inner.value_type if types.is_dictionary(inner) else inner
     checks = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string, types.is_string_view)
     return any(check(value) for check in checks)
+
+
+def _lists(kind: Any) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def _classes(file: Any, label: str) -> int:
     """How many labels there are."""
     found: set[Json] = set()
+    seen = labels = 0
     for batch in file.iter_batches(4096, columns=[label], use_threads=False):
         column = batch.column(0)
+        seen += len(column)
         if column.null_count:
             raise UploadRefused(f"a row has no {shown(label)!r}; give it one, or remove the row")
+        if _lists(column.type):
+            column = column.flatten()
+            labels += len(column)
+            if column.null_count:
+                raise UploadRefused(f"a row has a null among its {shown(label)!r}; take it out")
+            if labels > MOST_LABELS * max(seen, MOST_LABELS):
+                raise UploadRefused(f"it has more than {MOST_LABELS} labels an image; are some repeated?")
         found.update(column.unique().to_pylist())
         if len(found) > MOST_CLASSES:
             raise UploadRefused(f"it has more than {MOST_CLASSES:,} different labels")

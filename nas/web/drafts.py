@@ -146,7 +146,9 @@ def upload_draft(upload: Upload) -> Draft:
     columns = {
         f"{each}_column": upload.facts[each] for each in ("image", "label") if upload.facts.get(each, each) != each
     }
-    data = {"kind": "parquet", "path": f"{UPLOAD}{upload.id}", **columns}
+    lists = "list<" in upload.facts.get("columns", {}).get(upload.facts.get("label"), "")
+    task = {"task": "multi_label"} if lists else {}
+    data = {"kind": "parquet", "path": f"{UPLOAD}{upload.id}", **columns, **task}
     return {"kind": "run", "job": {"name": name or "images", "data": data, "space": {"family": next(iter(FAMILIES))}}}
 
 

@@ -16,6 +16,7 @@ from nas.api.refusals import Refusal
 from nas.service.artefacts import Artefact
 from nas.service.jobs import KINDS, STATES, Job
 from nas.service.people import Principal
+from nas.tables import score_of
 from nas.web.job_view import WAITING, job_view, stage_views
 from nas.web.optuna_pages import has_studies
 from nas.web.picture import DRAWN, front_rows, picture_of
@@ -80,10 +81,13 @@ class JobPages:
         """All of a job, as it is now; the page's script goes on from there."""
         services, job = self.site.services, _owned(request)
         files = services.artefacts.of(job.id)
-        searched, exported = (self.site.records.document(files, f"{stage}.json") for stage in ("search", "export"))
+        trained, searched, exported = (
+            self.site.records.document(files, f"{stage}.json") for stage in ("train", "search", "export")
+        )
+        score = score_of((trained or job.spec.get("job", {})).get("data", {})).capitalize()
         events = self.site.records.events(job.id, DRAWN, job.last_seq)
         view = self._views(person, [job])[0]
-        picture = picture_of(events, searched, exported)
+        picture = picture_of(events, searched, exported, score)
         picture |= {"job": job.id, "seq": job.last_seq, "ended": job.ended, "progress": view["doing"]}
         return self.site.page(
             "job.html",
@@ -97,6 +101,7 @@ class JobPages:
             searches=job.kind in ("run", "search", "export"),
             picture=picture,
             front_rows=front_rows(picture),
+            score=score,
             level=level if level in LEVELS else "info",
             log=self._log(job),
             files=_files(job.id, files),

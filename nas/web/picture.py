@@ -16,10 +16,10 @@ DRAWN = ("point", "measured", "volume")
 """Kinds of events that a picture is made of."""
 
 
-def picture_of(events: Iterable[Event], searched: Json, exported: Json) -> Picture:
+def picture_of(events: Iterable[Event], searched: Json, exported: Json, score: str = "Accuracy") -> Picture:
     """Devices, and by device: points ever found, fronts, measured latencies, hypervolumes by seed and those of the controls.
 
-    `searched` and `exported` are what these stages left, or None.
+    `searched` and `exported` are what these stages left, or None; `score` is what an accuracy is called.
     """
     picture: Picture = {
         "devices": [],
@@ -36,7 +36,7 @@ def picture_of(events: Iterable[Event], searched: Json, exported: Json) -> Pictu
         _add_result(picture, searched, exported)
     found = (name for part in ("points", "measured", "volumes") for name in picture[part])
     picture["devices"] = list(dict.fromkeys([*picture["devices"], *found]))
-    return picture | {"layouts": _layouts()}
+    return picture | {"layouts": _layouts(score)}
 
 
 def front_rows(picture: Picture) -> list[dict[str, Json]]:
@@ -105,9 +105,9 @@ def _curve(history: Sequence[Mapping[str, Json]], device: str) -> list[list[Json
     return [[each["evaluations"], each["by_device"][device]] for each in history if device in each["by_device"]]
 
 
-def _layouts() -> dict[str, Json]:
+def _layouts(score: str) -> dict[str, Json]:
     kept = {"uirevision": "kept"}  # a redraw leaves what was zoomed as it is
     return {
-        "front": plot((), axis("Latency (ms)"), axis("Accuracy (%)"), **kept)["layout"],
+        "front": plot((), axis("Latency (ms)"), axis(f"{score} (%)"), **kept)["layout"],
         "volume": plot((), axis("Evaluations"), axis("Hypervolume"), **kept)["layout"],
     }

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from nas.service.people import Principal
-from nas.tables import scientific
+from nas.tables import scientific, score_of
 from nas.web.site import Person, Site
 
 Json = Any
@@ -52,4 +52,5 @@ class SupernetPages:
             "supernet": trained.get("supernet", {}),
             "space": trained.get("space", {}),
             "data": trained.get("data", {}),
+            "score": score_of(trained.get("data", {})).capitalize(),
         }

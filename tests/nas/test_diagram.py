@@ -87,7 +87,7 @@ def test_a_drawing_names_itself_and_lets_no_name_out():
 def test_lines_run_over_what_varies_then_cost_and_accuracy_from_the_least_to_the_most():
     front = example(devices=1)["devices"][0]["front"]
     costs = [one["latency_ms_predicted"] for one in front]
-    drawn = parallel_plot(front, costs, "Latency (ms)")
+    drawn = parallel_plot(front, costs, "Latency (ms)", "accuracy")
     assert drawn is not None
     labels = drawn["layout"]["xaxis"]["ticktext"]
     assert labels[-2:] == ["Latency (ms)", "accuracy (%)"]
@@ -106,8 +106,8 @@ def test_lines_run_over_what_varies_then_cost_and_accuracy_from_the_least_to_the
 
 def test_a_front_of_one_network_or_of_equal_ones_has_no_lines():
     front = example(devices=1)["devices"][0]["front"]
-    assert parallel_plot(front[:1], [1.0], "x") is None
-    assert parallel_plot([front[0], front[0]], [1.0, 1.0], "x") is None
+    assert parallel_plot(front[:1], [1.0], "x", "accuracy") is None
+    assert parallel_plot([front[0], front[0]], [1.0, 1.0], "x", "accuracy") is None
 
 
 def test_choices_are_averaged_over_stages_or_over_the_network_where_axes_are_many():

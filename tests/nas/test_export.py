@@ -29,7 +29,7 @@ from supernets.supernet import Supernet
 
 METADATA = {
     *("nas.format", "nas.arch", "nas.arch_id", "nas.space", "nas.device", "nas.pick", "nas.metrics", "nas.check"),
-    *("nas.classes", "nas.preprocessing", "nas.versions", "nas.job"),
+    *("nas.task", "nas.classes", "nas.preprocessing", "nas.versions", "nas.job"),
 }
 
 
@@ -191,6 +191,7 @@ def test_every_exported_file_says_what_it_is(finished):
         assert found["nas.metrics"] == {name: row[name] for name in found["nas.metrics"]}
         assert found["nas.metrics"]["macs"] == arch_cost(space, arch).macs
         assert found["nas.check"] == {name: made[name] for name in ("max_abs_diff", "top1_agreement", "images")}
+        assert found["nas.task"] == "single_label"
         assert found["nas.classes"] == [str(i) for i in range(10)]
         preprocessing = found["nas.preprocessing"]
         assert session.get_inputs()[0].shape[1:] == [1, preprocessing["size_px"], preprocessing["size_px"]]
@@ -198,4 +199,4 @@ def test_every_exported_file_says_what_it_is(finished):
         assert found["nas.versions"].keys() >= {"python", "torch", "onnx", "onnxruntime"}
 
 
-PLAIN_TEXT = ("nas.format", "nas.arch_id", "nas.pick", "nas.job")
+PLAIN_TEXT = ("nas.format", "nas.arch_id", "nas.pick", "nas.task", "nas.job")

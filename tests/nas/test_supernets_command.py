@@ -150,6 +150,7 @@ def test_of_many_classes_the_worst_are_shown_whatever_they_are_called():
     document = {
         "images": 28,
         "split": "test",
+        "task": "single_label",
         "classes": ["[/b]" if k == 7 else f"class {k}" for k in range(14)],
         "support": [2] * 13 + [0],
         "networks": [{**row, "recall": [*recall[:13], None]}],

@@ -57,10 +57,10 @@ def test_the_numbers_agree_with_each_other_and_with_the_definitions(classes, siz
     found = judged(zip(logits, labels, strict=True))
     whole, y = torch.cat(logits), torch.cat(labels)
     hits = (whole.argmax(1) == y).double()
-    weighted = sum(r * n for r, n in zip(found.recall, found.support, strict=True) if r is not None)
+    weighted = sum(r * n for r, n in zip(found.by_class, found.support, strict=True) if r is not None)
     assert weighted / found.images == pytest.approx(found.accuracy)
     assert found.accuracy == float(hits.mean())
-    assert [n == 0 for n in found.support] == [recall is None for recall in found.recall]
+    assert [n == 0 for n in found.support] == [recall is None for recall in found.by_class]
     assert found.nll == pytest.approx(float(F.cross_entropy(whole.double(), y)))
     confidence = whole.double().softmax(1).max(1).values
     total = 0.0
@@ -81,7 +81,7 @@ def test_the_accuracy_is_that_of_accuracy(family):
     assert net.training
     assert found.accuracy == accuracy(net, arch, stats, batches)
     assert found.images == 12
-    assert len(found.recall) == len(found.support) == net.space.settings["num_classes"]
+    assert len(found.by_class) == len(found.support) == net.space.settings["num_classes"]
 
 
 def test_no_images_are_refused():

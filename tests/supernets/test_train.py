@@ -297,5 +297,5 @@ def test_classes_of_few_images_are_learnt_where_all_count_alike():
         state = train(space, dataset, replace(SETTINGS, epochs=2, class_weights=weights))
         stats = calibrate(state.average, space.largest(), calibration_batches(dataset, SETTINGS.augment, 0))
         batches = Batches.of(dataset.validation, dataset)
-        recalls.append(evaluate(state.average, space.largest(), stats, batches).recall[3])
+        recalls.append(evaluate(state.average, space.largest(), stats, batches).by_class[3])
     assert recalls[1] > recalls[0]

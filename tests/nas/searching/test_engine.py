@@ -337,7 +337,7 @@ def test_progress_counts_up_to_the_budget():
     seen = []
     searched(progress=lambda *at: seen.append(at))
     assert [(done, total) for done, total, _ in seen] == [(i, 30) for i in range(1, 31)]
-    assert all(text.startswith("best validation accuracy ") for _, _, text in seen)
+    assert all(text.startswith("best on validation images ") for _, _, text in seen)
 
 
 def test_the_search_stays_where_the_constraints_are_met():

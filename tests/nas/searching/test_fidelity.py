@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from nas.searching.constraints import parse_constraint
 from nas.searching.fidelity import PROMOTED, Fidelity, fidelity, promising, sampling_variance
@@ -9,6 +10,7 @@ from nas.searching.guided import Known
 from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from search_spaces import costs
+from supernets.tasks import TASKS
 from tests.nas.fakes import FakePredictor, fake_accuracy, small_space
 from tests.search_spaces.spaces import all_codes
 
@@ -27,6 +29,18 @@ def test_the_variance_is_that_of_drawing_images_without_replacement(total, image
     drawn = rng.hypergeometric(hits, total - hits, images, size=20_000) / images
     found = sampling_variance(np.array([hits / total]), np.array([images]), total)
     np.testing.assert_allclose(found, drawn.var(), rtol=0.05)
+
+
+@pytest.mark.parametrize(("classes", "share"), [(2, 0.02), (10, 0.3), (40, 0.05)])
+def test_an_image_counts_for_as_many_draws_as_it_has_labels_in_a_mean_average_precision(classes, share):
+    task, rng, total, images = TASKS["multi_label"], np.random.default_rng(0), 2000, 400
+    labels = rng.random((total, classes)) < share
+    logits = rng.normal(size=labels.shape) + 3.0 * labels
+    kept = task.kept(torch.from_numpy(logits), torch.from_numpy(labels))
+    drawn = [task.score(kept[torch.from_numpy(rng.choice(total, images, replace=False))]) for _ in range(100)]
+    whole = np.array([task.score(kept)])
+    found = sampling_variance(whole, np.array([images]), total, labels.sum() / total)
+    assert 0.7 < np.sqrt(found[0]) / np.std(drawn) < 2.0
 
 
 def test_on_all_images_there_is_no_error_and_on_few_there_always_is_some():

@@ -161,6 +161,7 @@ def test_an_architecture_counts_once_as_it_was_on_the_most_images():
     assert few.final.tolist() == [False]
     # A sample of 400 without replacement from 1000.
     np.testing.assert_allclose(few.variance, 0.6 * 0.4 * (1 / 400 - 1 / 1000))
+    np.testing.assert_allclose(known_of(problem_of(labels=3.0), trials, 1000).variance, few.variance / 3)
     assert len(known_of(problem, [], None).codes) == 0
 
 

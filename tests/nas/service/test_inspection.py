@@ -93,6 +93,18 @@ def test_sound_weights_and_images_are_described(look, hostile):
     assert found["columns"] == {"image": "binary", "label": "int64"}
 
 
+def test_lists_of_labels_are_taken_unless_they_unpack_to_too_many(look, hostile):
+    encoded = io.BytesIO()
+    hostile.Image.new("L", (4, 4)).save(encoded, "PNG")
+    pictures = [encoded.getvalue()] * 3
+    found = look("parquet", hostile.parquet(pictures, [["cat", "dog"], [], ["cat"]]))
+    assert (found["classes"], found["label"]) == (2, "label")
+    with pytest.raises(UploadRefused, match="a row has a null among its 'label'; take it out"):
+        look("parquet", hostile.parquet(pictures, [["cat", None], [], ["dog"]]))
+    with pytest.raises(UploadRefused, match="it has more than 100 labels an image; are some"):
+        look("parquet", hostile.parquet(pictures, [["cat"] * 9000, ["cat"] * 9000, ["dog"]]))
+
+
 def test_images_as_the_hub_writes_them_are_taken(look, hostile):
     encoded = io.BytesIO()
     hostile.Image.new("L", (4, 4)).save(encoded, "PNG")
