@@ -42,7 +42,8 @@ def _extreme(sign: float) -> Picker:
         rows = space.sample(rng, POOL * phase.candidates, phase.allowed(space))
         log_macs = np.log(costs(space, rows, "macs"))
         alike = rows[np.argsort(np.abs(log_macs - log_macs[0]), kind="stable")[: phase.candidates]]
-        best = 0 if gap is None else int(np.argmin(sign * gap.predict(alike)))
+        # The first of those alike, whatever the rounding of their losses, which the number of workers changes.
+        best = 0 if gap is None else int(np.argmin(sign * gap.predict(alike).round(4)))
         return space.decode(alike[best : best + 1])[0]
 
     return pick

@@ -11,6 +11,7 @@ LAYOUTS = ("fp32", "fp32_channels_last", "bf16_channels_last", "fp16_channels_la
 """Of `supernets.layout`."""
 DEVICES = ("auto", "cpu", "cuda")
 CLASS_WEIGHTS = ("none", "balanced")
+OPTIMISERS = ("auto", "muon", "sgd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class TrainSettings:
     `device` where, `auto` being a GPU where torch finds one; `start` a file of weights of the largest network. With `balanced`
     class weights, all classes count for the same in the loss on labels, however many images each of them has.
 
+    `optimiser`: `sgd` is Nesterov momentum for all weights, `muon` that of Muon for those that mix channels; `auto` is `muon`,
+    but `sgd` for recipes that keep momenta apart.
+
     `workers` is how many processes share the images of each step, on Ray; the result is that of one but for rounding.
     `threads` is how many each computes with, 0 for as many as there are cores; small networks lose nothing with one, and a
     busy machine slows two down far more than one. `evaluations` is how often the largest and smallest sub-networks are
@@ -41,6 +45,7 @@ class TrainSettings:
     recipe: str = "sandwich"
     epochs: int = 10
     batch: int = 256
+    optimiser: str = "auto"
     learning_rate: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -66,17 +71,32 @@ class TrainSettings:
             raise SupernetError(
                 f"train.class_weights must be one of {', '.join(CLASS_WEIGHTS)}, not {self.class_weights!r}"
             )
+        if self.optimiser not in OPTIMISERS:
+            raise SupernetError(f"train.optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
         if self.device not in DEVICES:
             raise SupernetError(f"train.device must be one of {', '.join(DEVICES)}, not {self.device!r}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SupernetError(f"train.{name} must be from {low} to {high}, not {value}")
-        gap = max(phase.momentum_gap for phase in RECIPES[self.recipe])
+        gap = self._momentum_gap
+        if gap and self.optimiser == "muon":
+            raise SupernetError(
+                f"the recipe {self.recipe} keeps momenta apart, which muon does not; set train.optimiser to sgd or auto"
+            )
         if not gap <= self.momentum < 1.0 - gap:
             raise SupernetError(
                 f"train.momentum must be from {gap} to less than {1.0 - gap} for the recipe {self.recipe}, not {self.momentum}"
             )
+
+    @property
+    def muon(self) -> bool:
+        """Whether Muon moves the weights that mix channels."""
+        return self.optimiser == "muon" or (self.optimiser == "auto" and not self._momentum_gap)
+
+    @property
+    def _momentum_gap(self) -> float:
+        return max(phase.momentum_gap for phase in RECIPES[self.recipe])
 
 
 _RANGES = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_spaces import Space
 from supernets import checkpoint
@@ -20,6 +20,7 @@ from supernets.errors import TrainError
 from supernets.group import Alone, Group
 from supernets.layout import LAYOUTS, Layout, device_of, layout_named
 from supernets.loss_gap import LossGap
+from supernets.muon import Muon
 from supernets.recipes import RECIPES
 from supernets.settings import TrainSettings
 from supernets.start import load_start
@@ -27,21 +28,27 @@ from supernets.supernet import Supernet
 
 LAYOUT_BATCH = 64
 
+# Of Muon, relative to the settings. `tiny` on CIFAR-10 at 16-24 px, 1,056 steps of 128 at a rate of 0.25, mean of ten
+# networks: `sgd` 64.2%; Muon at 0.08 of the rate 67.8, 0.24 70.3, 0.5 71.4, 1.0 71.1%; without decay 69.2, with 600 times 68.3.
+MUON_RATE = 0.5
+MUON_DECAY = 100.0
+
 
 @dataclass
 class TrainState:
     """What a checkpoint holds. `average` is the mean of the weights over time, the result; `teacher` a frozen one.
 
-    `optimiser` has the gradients of labels, and those of distillation too unless the recipe keeps their momenta apart: then
-    `distilling` has these. `gap` is what attentive picks go by. `parts`: into how many a batch is cut to fit into memory.
-    `loss` is smoothed over about ten steps. No checkpoint tells of `group`, the workers that train it together, and of
-    `class_weights`, what an image of each class counts, as `supernets.tasks` has them.
+    `optimiser` moves all weights but those that `muon` does, where there is one. Where a recipe keeps momenta apart, it has the
+    gradients of labels alone, and `distilling` those of distillation. `gap` is what attentive picks go by. `parts`: into how
+    many a batch is cut to fit into memory. `loss` is smoothed over about ten steps. No checkpoint tells of `group`, the workers
+    that train it together, and of `class_weights`, what an image of each class counts, as `supernets.tasks` has them.
     """
 
     net: Supernet
     average: Supernet
     teacher: Supernet | None
     optimiser: torch.optim.SGD
+    muon: Muon | None
     distilling: torch.optim.SGD | None
     scaler: torch.amp.GradScaler
     gap: LossGap | None
@@ -65,10 +72,10 @@ class TrainState:
         return tuple(net for net in (self.net, self.average, self.teacher) if net is not None)
 
     @property
-    def optimisers(self) -> dict[str, torch.optim.SGD]:
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """By the name that their momenta have in a file."""
-        both = {"momentum.": self.optimiser, "distilled_momentum.": self.distilling}
-        return {name: each for name, each in both.items() if each is not None}
+        all_three = {"momentum.": self.optimiser, "muon.": self.muon, "distilled_momentum.": self.distilling}
+        return {name: each for name, each in all_three.items() if each is not None}
 
     def momenta(self) -> dict[str, dict[str, Tensor]]:
         """By the same names, the momentum of each parameter that has one."""
@@ -101,9 +108,10 @@ def _state(net: Supernet, settings: TrainSettings, layout: str) -> TrainState:
         net,
         copy.deepcopy(net),
         None,
-        _optimiser(net, settings, settings.weight_decay),
+        _momentum(net, settings, settings.weight_decay),
+        _muon(net, settings) if settings.muon else None,
         # Weight decay goes with the labels.
-        _optimiser(net, settings, 0.0) if any(phase.momentum_gap for phase in recipe) else None,
+        _momentum(net, settings, 0.0) if any(phase.momentum_gap for phase in recipe) else None,
         LAYOUTS[layout].scaler(net.device),
         LossGap.empty(net.space) if any(phase.attentive for phase in recipe) else None,
         layout,
@@ -187,16 +195,29 @@ def restored(found: Checkpoint, net: Supernet, settings: TrainSettings, path: Pa
     return state
 
 
-def _optimiser(net: Supernet, settings: TrainSettings, weight_decay: float) -> torch.optim.SGD:
+def _momentum(net: Supernet, settings: TrainSettings, weight_decay: float) -> torch.optim.SGD:
     """Nesterov momentum; weight decay on weights alone, not on norms, biases and kernel transforms."""
-    named = list(net.named_parameters())
+    named = [(name, p) for name, p in net.named_parameters() if not (settings.muon and _mixes(p))]
     decayed = [p for name, p in named if p.dim() > 1 and ".transforms." not in name]
     others = [p for name, p in named if p.dim() <= 1 or ".transforms." in name]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay, "rate": 1.0},
+        {"params": others, "weight_decay": 0.0, "rate": 1.0},
+    ]
     nesterov, fused = settings.momentum > 0, net.device.type == "cuda"
     return torch.optim.SGD(
         groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov, fused=fused or None
     )
+
+
+def _muon(net: Supernet, settings: TrainSettings) -> Muon:
+    mixing = [{"params": [p for p in net.parameters() if _mixes(p)], "rate": MUON_RATE}]
+    return Muon(mixing, settings.learning_rate, settings.momentum, MUON_DECAY * settings.weight_decay)
+
+
+def _mixes(parameter: nn.Parameter) -> bool:
+    """Whether these are weights of a convolution over several channels: those of a depthwise one are no matrix."""
+    return parameter.dim() == 4 and parameter.shape[1] > 1
 
 
 def identity_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
@@ -206,6 +227,10 @@ def identity_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
         del fixed[name]
     if fixed["class_weights"] == "none":
         del fixed["class_weights"]
+    # As checkpoints from before there was a choice.
+    del fixed["optimiser"]
+    if settings.muon:
+        fixed["optimiser"] = "muon"
     # Where the weights lay is no matter, and checkpoints from before there were any to start from stay good.
     started = {"start": _digest(Path(settings.start))} if settings.start is not None else {}
     return {"settings": fixed, "data": dataset.id} | started

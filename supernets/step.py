@@ -239,13 +239,12 @@ def _move(state: TrainState, moment: Moment, settings: TrainSettings, apart: Gra
     if apart is not None:
         _fill(state, apart)
     _add_up(state, apart)
-    for optimiser, sign in ((state.optimiser, -1.0), (state.distilling, 1.0)):
-        if optimiser is None:
-            continue
+    for optimiser in state.optimisers.values():
+        sign = 1.0 if optimiser is state.distilling else -1.0
         if optimiser is state.distilling and apart is not None:
             _swap(state, apart)
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * moment.learning_rate
+            group["lr"] = settings.learning_rate * moment.learning_rate * group["rate"]
             group["momentum"] = settings.momentum + sign * moment.phase.momentum_gap
         state.scaler.step(optimiser)
         optimiser.zero_grad()

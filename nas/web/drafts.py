@@ -24,7 +24,7 @@ from nas.web.schema_help import help_of
 from search_spaces import FAMILIES
 from supernets.datasource import DataSource
 from supernets.recipes import RECIPES
-from supernets.settings import CLASS_WEIGHTS, LAYOUTS, TrainSettings
+from supernets.settings import CLASS_WEIGHTS, LAYOUTS, OPTIMISERS, TrainSettings
 from supernets.settings import DEVICES as TRAIN_DEVICES
 
 Json = Any
@@ -45,6 +45,7 @@ OPTIONS = {
     "space.family": tuple(FAMILIES),
     "train.recipe": tuple(RECIPES),
     "train.class_weights": CLASS_WEIGHTS,
+    "train.optimiser": OPTIMISERS,
     "train.layout": ("auto", *LAYOUTS),
     "train.device": TRAIN_DEVICES,
     "search.warm_up": PROXIES,

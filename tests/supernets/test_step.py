@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from search_spaces import FAMILIES
 from supernets import step as step_module
-from supernets.errors import TrainError
+from supernets.errors import SupernetError, TrainError
 from supernets.group import Alone
 from supernets.layout import LAYOUTS
 from supernets.recipes import RECIPES, Moment, Phase
@@ -19,10 +20,10 @@ PLAIN = Phase("all", 1.0, ("largest", "random", "smallest"), label_weight=1.0)
 
 
 def trained(monkeypatch, *recipe: Phase):
-    """For three steps: rounding grows at each."""
+    """For three steps, all by momentum: rounding grows at each."""
     monkeypatch.setitem(RECIPES, "tried", recipe)
     space = space_of("tiny")
-    return train(space, bars(space, 48), replace(SETTINGS, recipe="tried", epochs=1))
+    return train(space, bars(space, 48), replace(SETTINGS, recipe="tried", epochs=1, optimiser="sgd"))
 
 
 def weights_close(a: Supernet, b: Supernet, atol: float) -> None:
@@ -96,6 +97,28 @@ def test_momenta_kept_apart_without_a_gap_are_those_together(monkeypatch):
     assert one.distilling is None
     assert two.distilling is not None
     weights_close(one.net, two.net, 1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_is_moved_by_one_optimiser_and_by_muon_where_it_mixes_channels(family):
+    state = fresh_state(space_of(family), SETTINGS)
+    moved = [
+        parameter for each in state.optimisers.values() for group in each.param_groups for parameter in group["params"]
+    ]
+    assert sorted(map(id, moved)) == sorted(map(id, state.net.parameters()))
+    by_muon = {id(parameter) for group in state.muon.param_groups for parameter in group["params"]}
+    for name, parameter in state.net.named_parameters():
+        depthwise = parameter.dim() == 4 and parameter.shape[1] == 1
+        assert (id(parameter) in by_muon) == (parameter.dim() == 4 and not depthwise), name
+    assert fresh_state(space_of(family), replace(SETTINGS, optimiser="sgd")).muon is None
+
+
+def test_recipes_that_keep_momenta_apart_are_trained_by_momentum_alone():
+    assert fresh_state(space_of("tiny"), replace(SETTINGS, recipe="dot")).muon is None
+    with pytest.raises(SupernetError, match=r"recipe dot keeps momenta apart.*set train\.optimiser to sgd or auto"):
+        replace(SETTINGS, recipe="dot", optimiser="muon")
+    with pytest.raises(SupernetError, match=r"train\.optimiser must be one of auto, muon, sgd, not 'adam'"):
+        replace(SETTINGS, optimiser="adam")
 
 
 def test_a_gap_gives_distillation_more_momentum_and_labels_less(monkeypatch):
