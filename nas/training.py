@@ -29,7 +29,16 @@ from supernets.errors import SupernetError, TrainError
 from supernets.group import join, meeting_point
 from supernets.layout import device_of
 from supernets.settings import TrainSettings
-from supernets.state import TrainState, agreed_layout, fresh_state, identity_of, own_checkpoint, restored, snapshot
+from supernets.state import (
+    TrainState,
+    agreed_layout,
+    fresh_state,
+    identity_of,
+    layout_of,
+    own_checkpoint,
+    restored,
+    snapshot,
+)
 from supernets.supernet import Supernet
 from supernets.train import Progress, checked_length, line_of, steps
 
@@ -227,7 +236,8 @@ class _Worker:
         settings = self._settings
         net = Supernet(self._begun.space).to(device_of(settings.device))
         group = join(self._rank, settings.workers, address, net.device, self._store)
-        settings = replace(settings, layout=agreed_layout(self._begun.notes["layout"], net, settings, group))
+        layout = layout_of(self._begun, net, settings)
+        settings = replace(settings, layout=agreed_layout(layout, net, settings, group))
         self._state = restored(self._begun, net, settings, Path("the checkpoint"))
         # Each has fewer images than one alone would have, so its memory is tried anew.
         self._state.group, self._state.parts = group, 1

@@ -18,7 +18,7 @@ from supernets.checkpoint import Checkpoint
 from supernets.dataset import Dataset
 from supernets.errors import TrainError
 from supernets.group import Alone, Group
-from supernets.layout import LAYOUTS, Layout, device_of, layout_named
+from supernets.layout import LAYOUTS, Layout, device_of, layout_named, layouts_on
 from supernets.loss_gap import LossGap
 from supernets.muon import Muon
 from supernets.recipes import RECIPES
@@ -153,8 +153,14 @@ def resumed_state(space: Space, settings: TrainSettings, dataset: Dataset, path:
     """What `save_state` wrote; `TrainError` where it belongs to other settings or data."""
     found = own_checkpoint(space, settings, dataset, path)
     net = Supernet(space).to(device_of(settings.device))
-    layout = layout_named(found.notes["layout"], net, min(settings.batch, LAYOUT_BATCH))
+    layout = layout_named(layout_of(found, net, settings), net, min(settings.batch, LAYOUT_BATCH))
     return restored(found, net, replace(settings, layout=layout), path)
+
+
+def layout_of(found: Checkpoint, net: Supernet, settings: TrainSettings) -> str:
+    """The layout in which a training goes on: as before, or as asked for where this device has no such layout."""
+    before: str = found.notes["layout"]
+    return before if before == "auto" or before in layouts_on(net.device) else settings.layout
 
 
 def agreed_layout(name: str, net: Supernet, settings: TrainSettings, group: Group) -> str:

@@ -184,3 +184,16 @@ def test_the_layout_is_chosen_once_and_kept(tmp_path, monkeypatch):
     assert state.layout == "bf16_channels_last"
     assert asked == [16]
     assert same(state.average, train(space, bars(space), replace(settings, layout="bf16_channels_last")).average)
+
+
+def test_a_training_in_a_layout_that_is_not_here_goes_on_in_the_one_that_is_asked_for(tmp_path):
+    space, path = space_of("tiny"), tmp_path / "train.safetensors"
+    settings = replace(SETTINGS, layout="fp32")
+    with pytest.raises(Outage):
+        train(space, bars(space), settings, path=path, checkpoint_s=0, progress=interrupt)
+    begun = checkpoint.read(path, space)
+    checkpoint.write(path, replace(begun, notes={**begun.notes, "layout": "fp16_channels_last"}))
+    assert train(space, bars(space), settings, path=path).layout == "fp32"
+    checkpoint.write(path, replace(begun, notes={**begun.notes, "layout": "fp16_channels_last"}))
+    with pytest.raises(TrainError, match=r"train\.layout fp16_channels_last needs a GPU; on this cpu set auto or fp32"):
+        train(space, bars(space), replace(settings, layout="fp16_channels_last"), path=path)
