@@ -26,7 +26,7 @@ from supernets.settings import TrainSettings
 Pick = Literal["fastest", "knee", "most-accurate"]
 PROXIES = ("grad_norm", "snip", "synflow", "jacob_cov", "gradsign")
 """Of `supernets.proxies`, named here so that a job is read without torch."""
-Sampler = Literal["guided", "guided_exact", "nsga2", "nsga3", "tpe", "gp", "random"]
+Sampler = Literal["guided", "guided_exact", "nsga2", "nsga3", "tpe", "gp", "random", "nested"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ MOST_DEVICES = 12
 ENDED = {
     "evaluations": "its evaluations were used up",
     "patience": "the fronts stood still",
-    "space": "nothing new was left in the space",
+    "space": "nothing new was left to propose",
     "infeasible": "no device's constraints can be met",
 }
 SOURCES = {

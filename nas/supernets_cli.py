@@ -68,7 +68,8 @@ def evaluate(
         typer.Option(
             "--arch",
             metavar="NAME",
-            help="largest, median, smallest, front (all of the run's fronts) or an id; may be repeated "
+            help="largest, median, smallest, nested (the chain that the recipe sorted trains), front (all of the run's "
+            "fronts) or an id; may be repeated "
             "[default: largest, median, smallest].",
             show_default=False,
         ),

@@ -18,11 +18,14 @@ from search_spaces import Arch, Space, costs
 from supernets import checkpoint
 from supernets.batches import Batches, calibration_batches
 from supernets.dataset import Dataset, load
+from supernets.picks import nested
+from supernets.recipes import LEVELS
 from supernets.supernet import Supernet
 
 Split = Literal["validation", "test"]
 ENDS = ("largest", "median", "smallest")
 FRONT = "front"
+NESTED = "nested"
 MEDIAN_OF = 1001
 
 
@@ -65,8 +68,8 @@ def open_trained(path: Path, images_of: Path | None = None) -> Trained:
 
 
 def archs_named(trained: Trained, words: Sequence[str]) -> dict[Arch, str]:
-    """Different architectures with what they are called: `largest`, `median` (in MACs), `smallest`, all of the run's fronts, or
-    one by its id, which the run's search must have evaluated."""
+    """Different architectures with what they are called: `largest`, `median` (in MACs), `smallest`, the `nested` chain, all of
+    the run's fronts, or one by its id, which the run's search must have evaluated."""
     found: dict[Arch, str] = {}
     for word in words:
         for arch, name in _named(trained, word):
@@ -86,8 +89,12 @@ def _named(trained: Trained, word: str) -> list[tuple[Arch, str]]:
     ends = {"largest": space.largest, "median": lambda: median_arch(space), "smallest": space.smallest}
     if word in ends:
         return [(ends[word](), word)]
+    if word == NESTED:
+        return [(arch, f"nested {i}") for i, arch in enumerate(nested(space, LEVELS), start=1)]
     if word != FRONT and not re.fullmatch("[0-9a-f]{12}", word):
-        raise JobError(f"{word!r} is none of {', '.join((*ENDS, FRONT))}, nor the id of an architecture (12 digits)")
+        raise JobError(
+            f"{word!r} is none of {', '.join((*ENDS, NESTED, FRONT))}, nor the id of an architecture (12 digits)"
+        )
     found = trained.folder.result("search")
     if word == FRONT:
         fronts = [(device["name"], row) for device in found["devices"] for row in device["front"]]

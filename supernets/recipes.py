@@ -19,6 +19,9 @@ Teacher = Literal["none", "inplace", "frozen"]
 Distillation = Literal["cross_entropy", "alpha"]
 """Of `DISTILLATIONS` in `supernets.losses`."""
 
+# Networks of a nested chain, where it is not said how many.
+LEVELS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -48,7 +51,7 @@ class Phase:
     weight: tuple[float, float] = (1.0, 1.0)
     images: float = 1.0
     candidates: int = 8
-    levels: int = 5
+    levels: int = LEVELS
     sort_channels: bool = False
     momentum_gap: float = 0.0
 

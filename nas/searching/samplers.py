@@ -1,4 +1,4 @@
-"""Samplers: who proposes. Optuna's own, and `GuidedSampler`, which searches on predictions.
+"""Samplers: who proposes. Optuna's own; `GuidedSampler`, which searches on predictions; `NestedSampler`, which does not search.
 
 All of them are Optuna samplers over one integer parameter a choice, its code; so any study of a search can be shown with
 Optuna's plots and in optuna-dashboard.
@@ -26,6 +26,8 @@ from nas.searching.guided import Known, propose
 from nas.searching.problem import Problem
 from nas.searching.warmup import warm_start
 from search_spaces import Codes, Space, costs, digest, first_rows
+from supernets.picks import nested
+from supernets.recipes import LEVELS
 
 F64 = NDArray[np.float64]
 
@@ -117,6 +119,29 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         raise ValueError(f"{param_name!r} is no choice of the space {self._problem.space.id}")
 
 
+class NestedSampler(optuna.samplers.BaseSampler):
+    """Proposes the networks of one nested chain, over and over: nothing is searched (recipe `sorted`)."""
+
+    def __init__(self, problem: Problem, levels: int) -> None:
+        self._chain = [
+            params_of(problem.space, row) for row in problem.space.encode(nested(problem.space, levels)).tolist()
+        ]
+        self._known = distributions(problem.space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._known
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return dict(self._chain[trial.number % len(self._chain)])
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"{param_name!r} is no choice of the space")
+
+
 def known_of(problem: Problem, trials: Sequence[FrozenTrial], images: int | None) -> Known:
     """What a study's completed trials say, each architecture once, at the most images that it was evaluated on.
 
@@ -186,8 +211,8 @@ def _spread(space: Space, rows: Codes, n: int, prefer: Callable[[Codes], F64] | 
 class SamplerKind:
     """How a sampler is made from a problem, a seed and the proposals of a generation.
 
-    A `joint` one proposes for all targets at once; of others each target has its own study. The first generation has
-    `founders` times as many proposals as the others, which are `population` unless the job says otherwise.
+    A `joint` one proposes for all targets at once; of others each target has its own study. Generations have `population`
+    proposals unless the job says otherwise, the first one `founders` times as many; with 0 founders it is like the others.
     """
 
     make: Callable[[Problem, int, int], optuna.samplers.BaseSampler]
@@ -218,4 +243,5 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "tpe": SamplerKind(lambda problem, seed, population: optuna.samplers.TPESampler(seed=seed, constant_liar=True), 10),
     "gp": SamplerKind(lambda problem, seed, population: optuna.samplers.GPSampler(seed=seed), 4),
     "random": SamplerKind(lambda problem, seed, population: optuna.samplers.RandomSampler(seed=seed), 24),
+    "nested": SamplerKind(lambda problem, seed, population: NestedSampler(problem, population), LEVELS, True, 0),
 }

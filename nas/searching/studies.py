@@ -57,7 +57,7 @@ class SearchStudy:
     def ask(self, generation: int) -> tuple[Codes, list[Mapping[str, Any]]]:
         """A generation of proposals: codes as the sampler chose them, inactive choices included, and what else Optuna has to
         remember: the system attributes of each trial, and with the first of them those of the study."""
-        begins = generation == 0 and not self.informed
+        begins = generation == 0 and not self.informed and self._kind.founders > 0
         n = self._population * (self._kind.founders if begins else 1)
         seed = int(digest(["sampler", self._seed, self.name, generation], 8), 16)
         self.study.sampler = self._kind.make(self.problem, seed, n)

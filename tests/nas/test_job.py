@@ -178,7 +178,7 @@ def test_what_the_pipeline_works_out_itself_cannot_be_said():
         (
             "search.sampler",
             "nsga4",
-            "search.sampler: input should be 'guided', 'guided_exact', 'nsga2', 'nsga3', 'tpe', 'gp' or 'random', not 'nsga4'",
+            "'tpe', 'gp', 'random' or 'nested', not 'nsga4'",
         ),
         ("search.objectives", ["accuracy", "latency"], "unknown quantity 'latency'; did you mean 'latency_ms'?"),
         ("search.objectives", [], "search.objectives must name different quantities, at least one, not []"),

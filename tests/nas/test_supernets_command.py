@@ -123,6 +123,13 @@ def test_checkpoints_and_supernets_elsewhere_are_evaluated_on_the_images_of_a_ru
     assert "is not the folder of a run (it has no job.json)" in refused.complaint
 
 
+def test_the_nested_chain_is_named_from_its_smallest_network_to_its_largest(finished):
+    ends, chain = (evaluated(finished, *args)["networks"] for args in ((), ("--arch", "nested")))
+    assert [row["name"] for row in chain] == [f"nested {i}" for i in range(1, len(chain) + 1)]
+    assert [chain[i]["arch_id"] for i in (0, -1)] == [ends[i]["arch_id"] for i in (-1, 0)]
+    assert sorted(row["macs"] for row in chain) == [row["macs"] for row in chain]
+
+
 def test_an_architecture_is_found_by_its_id_or_refused(finished):
     (row,) = evaluated(finished, "--arch", "largest")["networks"]
     by_id = evaluated(finished, "--arch", row["arch_id"], "--arch", "largest")["networks"]
@@ -130,7 +137,10 @@ def test_an_architecture_is_found_by_its_id_or_refused(finished):
     refused = commanded("supernets", "evaluate", finished, "--arch", "0123456789ab")
     assert "evaluated no architecture 0123456789ab; its search.json has those that it did" in refused.complaint
     refused = commanded("supernets", "evaluate", finished, "--arch", "larges")
-    assert "'larges' is none of largest, median, smallest, front, nor the id of an architecture" in refused.complaint
+    assert (
+        "'larges' is none of largest, median, smallest, nested, front, nor the id of an architecture"
+        in refused.complaint
+    )
 
 
 def test_evaluations_and_conflicts_are_printed_as_tables(finished):

@@ -15,6 +15,8 @@ from nas.searching.quantities import Target
 from nas.searching.samplers import SAMPLERS
 from nas.searching.store import TrialStore
 from search_spaces import Space, costs, define_space
+from supernets.picks import nested
+from supernets.recipes import LEVELS
 from tests.nas.fakes import FAKE_IMAGES, FakePredictor, FakeRunner, Interrupted, fake_accuracy, small_space
 from tests.search_spaces.spaces import all_codes
 
@@ -22,6 +24,7 @@ SPACE = define_space("tiny", in_channels=1, resolutions=[8, 12], channels=[64, 9
 FEW = Plan("nsga2", 30, (FAKE_IMAGES,), population=6)
 GUIDED = Plan("guided", 30, (FAKE_IMAGES,), population=6)
 ALONE = Identity("one")
+SEARCHING = [name for name in SAMPLERS if name != "nested"]
 PLANS = pytest.mark.parametrize("plan", [FEW, GUIDED], ids=["nsga2", "guided"])
 
 
@@ -62,7 +65,7 @@ def uninterrupted(request) -> tuple[Plan, SearchResult]:
     return request.param, searched(plan=request.param)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SEARCHING)
 def test_every_architecture_is_evaluated_once_for_all_devices(sampler):
     runner = FakeRunner(SPACE)
     found = searched(plan=Plan(sampler, 14, (FAKE_IMAGES,), population=4), runner=runner)
@@ -131,7 +134,7 @@ def test_a_search_that_was_interrupted_ends_as_if_it_was_not(tmp_path, uninterru
     assert len(runners[0].scored) + len(runners[1].scored) == plan.evaluations
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SEARCHING)
 def test_a_search_that_is_interrupted_again_and_again_ends_as_if_it_was_not(tmp_path, sampler):
     # Optuna's Gaussian process takes a second for each proposal.
     plan = Plan(sampler, 10 if sampler == "gp" else 22, (FAKE_IMAGES,), population=4)
@@ -198,6 +201,16 @@ def test_the_search_ends_when_there_is_nothing_left_to_evaluate():
         found = searched(plan=replace(plan, evaluations=100), problem=problem_of(space))
         np.testing.assert_array_equal(np.unique(found.codes, axis=0), all_codes(space))
         assert found.ended == "space"
+
+
+def test_nested_networks_are_proposed_and_no_others():
+    found = searched(plan=replace(FEW, sampler="nested", population=None))
+    chain = nested(SPACE, LEVELS)
+    assert SPACE.decode(found.codes) == chain
+    assert found.sources == {"sampler": len(chain)}
+    assert found.ended == "space"
+    longer = searched(plan=replace(FEW, sampler="nested", population=9))
+    assert SPACE.decode(longer.codes) == nested(SPACE, 9)
 
 
 def test_the_search_of_a_small_space_ends_though_it_was_to_evaluate_more():

@@ -35,7 +35,7 @@ def test_a_study_that_is_rebuilt_goes_on_as_the_first_one(name):
         rows = []
         for generation in range(3):
             codes, attrs = first.ask(generation)
-            assert len(codes) == len(attrs) == (4 * kind.founders if generation == 0 else 4)
+            assert len(codes) == len(attrs) == 4 * (max(1, kind.founders) if generation == 0 else 1)
             first.tell(scored(SPACE, codes))
             rows.append((codes, attrs))
         for codes, attrs in rows[:kept]:
