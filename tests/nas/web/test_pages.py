@@ -177,6 +177,20 @@ def test_a_job_that_runs_shows_what_it_is_at_and_what_is_done(house, as_ann, ann
     assert f"/submit?from={job.id}&kind=search" not in page.values("href")
 
 
+def test_accuracies_have_the_name_that_their_task_gives_them(house, as_ann, ann) -> None:
+    labelled = house.submit(ann)
+    house.leave(
+        house.claim(labelled), {"train.json": trained() | {"data": trained()["data"] | {"task": "multi_label"}}}
+    )
+    data = {**labelled.spec["job"]["data"], "task": "multi_label"}
+    waiting = house.submit(ann, spec={"kind": "run", "job": {**labelled.spec["job"], "data": data}})
+    for job in (waiting, labelled):
+        page = read(as_ann.get(f"/jobs/{job.id}"))
+        assert "Mean average precision against latency" in page.text
+        assert "Mean average precision (%)" in page.scripts[-1]
+    assert "Mean average precision of the largest" in read(as_ann.get("/supernets")).text
+
+
 def test_an_error_is_told_in_words_with_its_traceback_folded(house, as_ann, ann) -> None:
     job = house.submit(ann)
     error = {"kind": "bug", "message": "KeyError: 'x'", "traceback": "Traceback: line 3"}
