@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from sqlalchemy import ColumnElement, Connection, Text, case, delete, exists, func, select, type_coerce, update
 
@@ -85,11 +86,17 @@ def _emptied(connection: Connection, grace_s: float) -> int:
 
 def _adopt(db: Database, store: Blobs) -> None:
     """Give blobs that were put and never named a row, from which on they count as old."""
-    known = db.read(lambda connection: set(connection.execute(select(blobs.c.sha256)).scalars()))
-    strangers = [blob for blob in store.walk() if blob.sha256 not in known]
-    for start in range(0, len(strangers), _ROWS_AT_ONCE):
-        some = strangers[start : start + _ROWS_AT_ONCE]
-        db.write(partial(_add_rows, found=some))
+    there = store.walk()
+    # A store may hold more than there is memory for.
+    while some := list(islice(there, _ROWS_AT_ONCE)):
+        known = db.read(partial(_known, found=some))
+        if strangers := [blob for blob in some if blob.sha256 not in known]:
+            db.write(partial(_add_rows, found=strangers))
+
+
+def _known(connection: Connection, found: Iterable[Blob]) -> set[str]:
+    rows = select(blobs.c.sha256).where(blobs.c.sha256.in_([blob.sha256 for blob in found]))
+    return set(connection.execute(rows).scalars())
 
 
 def _add_rows(connection: Connection, found: Iterable[Blob]) -> None:

@@ -218,6 +218,16 @@ def test_leftovers_of_killed_puts_are_removed_when_they_are_old(db, blobs):
     assert fresh.exists()
 
 
+def test_all_that_lies_about_is_removed_however_much_it_is(db, blobs, lease, time, monkeypatch):
+    monkeypatch.setattr(garbage, "_ROWS_AT_ONCE", 2)
+    named = Artefacts(db, blobs).add(lease, {"a": b"artefact"})["a"].sha256
+    loose = [blobs.put(b"loose %d" % i).sha256 for i in range(7)]
+    assert collect(db, blobs, GRACE_S).files == 0
+    time.pass_by(GRACE_S + 1)
+    assert collect(db, blobs, GRACE_S).files == 7
+    assert [blobs.exists(digest) for digest in (named, *loose)] == [True] + 7 * [False]
+
+
 def test_a_row_whose_file_is_gone_does_not_stop_the_collector(db, blobs, time):
     loose = blobs.put(b"loose")
     collect(db, blobs, 0.0)
