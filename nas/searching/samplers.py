@@ -57,7 +57,21 @@ def codes_of(space: Space, trials: Sequence[FrozenTrial]) -> Codes:
     return space.canonical(np.array(rows, dtype=np.int16).reshape(len(rows), len(space.choices)))
 
 
-class GuidedSampler(optuna.samplers.BaseSampler):
+class _WholeSampler(optuna.samplers.BaseSampler):
+    """Proposes the codes of all choices of a space together."""
+
+    _problem: Problem
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return distributions(self._problem.space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"{param_name!r} is no choice of the space {self._problem.space.id}")
+
+
+class GuidedSampler(_WholeSampler):
     """Proposes batches by evolution on predictions, `nas.searching.guided`; the first batch spreads over the sizes.
 
     The study's directions must be `problem.directions()`, a trial's values `problem.trial_values(...)`. A batch is a
@@ -76,9 +90,6 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         self._waiting: list[dict[str, int]] = []
         self._given: list[dict[str, int]] = []
         self._alone = threading.Lock()
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return distributions(self._problem.space)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -113,33 +124,19 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         some = [targets[(turn * EXACT_TARGETS + i) % len(targets)] for i in range(min(EXACT_TARGETS, len(targets)))]
         return exact_candidates(self._problem, some, known.codes[rows], known.accuracy[rows], self._batch)
 
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        raise ValueError(f"{param_name!r} is no choice of the space {self._problem.space.id}")
 
-
-class NestedSampler(optuna.samplers.BaseSampler):
+class NestedSampler(_WholeSampler):
     """Proposes the networks of one nested chain, over and over: nothing is searched (recipe `sorted`)."""
 
     def __init__(self, problem: Problem, levels: int) -> None:
-        self._chain = [
-            params_of(problem.space, row) for row in problem.space.encode(nested(problem.space, levels)).tolist()
-        ]
-        self._known = distributions(problem.space)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._known
+        self._problem = problem
+        rows = problem.space.encode(nested(problem.space, levels)).tolist()
+        self._chain = [params_of(problem.space, row) for row in rows]
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         return dict(self._chain[trial.number % len(self._chain)])
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        raise ValueError(f"{param_name!r} is no choice of the space")
 
 
 def known_of(problem: Problem, trials: Sequence[FrozenTrial], images: int | None) -> Known:
@@ -231,6 +228,10 @@ def _guided(problem: Problem, seed: int, population: int, exact: bool = False) -
     return GuidedSampler(problem, batch=population, seed=seed, exact=exact)
 
 
+def _nested(problem: Problem, seed: int, population: int) -> optuna.samplers.BaseSampler:
+    return NestedSampler(problem, population)
+
+
 SAMPLERS: Mapping[str, SamplerKind] = {
     "guided": SamplerKind(_guided, 10, joint=True, founders=2),
     # The same with the optima of additive models among its candidates. On a recorded landscape (8 M networks, 6 seeds, 100
@@ -243,5 +244,5 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     "tpe": SamplerKind(lambda problem, seed, population: optuna.samplers.TPESampler(seed=seed, constant_liar=True), 10),
     "gp": SamplerKind(lambda problem, seed, population: optuna.samplers.GPSampler(seed=seed), 4),
     "random": SamplerKind(lambda problem, seed, population: optuna.samplers.RandomSampler(seed=seed), 24),
-    "nested": SamplerKind(lambda problem, seed, population: NestedSampler(problem, population), LEVELS, True, 0),
+    "nested": SamplerKind(_nested, LEVELS, joint=True, founders=0),
 }
