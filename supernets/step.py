@@ -77,7 +77,7 @@ def _cut_finer(state: TrainState, batch: int, error: Exception) -> None:
             f"the GPU's memory does not hold a worker's {batch} images of a step; take more train.workers, "
             "or a smaller train.batch"
         ) from error
-    state.optimiser.zero_grad()
+    state.net.zero_grad()
     torch.cuda.empty_cache()
     state.parts *= 2
     if batch < FEWEST_IMAGES * state.parts:

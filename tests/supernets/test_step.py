@@ -150,6 +150,26 @@ def test_a_batch_that_does_not_fit_is_cut_in_parts(monkeypatch, recipe):
     assert said[0].endswith("(batches in 4 parts, since the GPU's memory holds no whole one)")
 
 
+def test_what_a_batch_had_added_before_it_did_not_fit_is_let_go_of(monkeypatch):
+    def one_step(parts: int) -> Supernet:
+        state = fresh_state(space_of("tiny"), SETTINGS)
+        state.parts = parts
+        step_module.train_step(state, Moment(PLAIN, True, 1.0, 1.0), *batch(), SETTINGS)
+        assert state.parts == 2
+        return state.net
+
+    wanted, forward, calls = one_step(2), Supernet.forward, []
+
+    def fails_once(self, x_BCHW, arch, stats=None):
+        calls.append(len(x_BCHW))
+        if len(calls) == 2:  # when the gradients of the largest are there
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x_BCHW, arch, stats)
+
+    monkeypatch.setattr(Supernet, "forward", fails_once)
+    weights_close(one_step(1), wanted, 0.0)
+
+
 def test_memory_that_holds_no_step_is_one_line(monkeypatch):
     out_of_memory_above(monkeypatch, 1)
     space = space_of("tiny")
