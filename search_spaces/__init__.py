@@ -16,6 +16,7 @@ from search_spaces.family import (
     slots,
 )
 from search_spaces.layers import NETWORK_INPUT, Layer
+from search_spaces.precision import float_arch, float_codes, float_space, in_precision, quantised
 from search_spaces.slots import Slot
 from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json, digest, first_rows, row_keys
 
@@ -40,9 +41,14 @@ __all__ = [
     "define_space",
     "digest",
     "first_rows",
+    "float_arch",
+    "float_codes",
+    "float_space",
+    "in_precision",
     "is_family",
     "mutate",
     "network",
+    "quantised",
     "row_keys",
     "slot_configs",
     "slot_costs",

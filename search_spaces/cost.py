@@ -1,17 +1,18 @@
-"""What whole populations cost for one image in fp32: MACs, parameters, bytes of weights and activations, from Layers."""
+"""What whole populations cost for one image: MACs, parameters, bytes of weights and activations, from Layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.family import network, slot_configs, slot_values, slots
-from search_spaces.layers import FLOAT_BYTES, Layer, Shape
+from search_spaces.layers import FLOAT_BYTES, Layer
 from search_spaces.space import Arch, Space
 
 
@@ -24,8 +25,14 @@ class Metric:
 
 
 def weight_bytes(layer: Layer) -> int:
-    """Bytes of what is left of a layer when batch norm is folded into it: the weight and one bias a channel."""
-    return FLOAT_BYTES * (layer.weights + layer.out_shape[0] * int(layer.bias or layer.norm))
+    """Bytes of what is left of a layer when batch norm is folded into it: the weight and one bias a channel.
+
+    In int8 both have a scale and a zero point a channel, of 4 and 1 bytes for the weight, of 4 and 4 for the 32-bit bias.
+    """
+    bias = int(layer.bias or layer.norm)
+    if layer.precision == "fp32" or not layer.weights:
+        return FLOAT_BYTES * (layer.weights + layer.out_shape[0] * bias)
+    return layer.element_bytes * layer.weights + layer.out_shape[0] * (5 + 12 * bias)
 
 
 def peak_activation_bytes(layers: Sequence[Layer]) -> int:
@@ -33,21 +40,17 @@ def peak_activation_bytes(layers: Sequence[Layer]) -> int:
 
     While a layer runs, its output is alive and whatever was written before that it or a later layer reads: its inputs,
     and a shortcut or a gated tensor that waits for its `add` or `mul`; and what is alive only inside of it. The input of the
-    first layer counts as well.
+    first layer counts as well. What is read in another precision than it was written in is alive in that one from then on.
     """
     last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
     alive: dict[str, int] = {}
     peak = 0
     for i, layer in enumerate(layers):
-        alive.setdefault(layer.inputs[0], _bytes(layer.in_shape))
+        alive[layer.inputs[0]] = layer.element_bytes * prod(layer.in_shape)
         alive[layer.name] = layer.activation_bytes
         peak = max(peak, sum(alive.values()) + layer.scratch_bytes)
         alive = {name: size for name, size in alive.items() if last_read.get(name, i) > i}
     return peak
-
-
-def _bytes(shape: Shape) -> int:
-    return FLOAT_BYTES * shape[0] * shape[1] * shape[2]
 
 
 def _summed(of: Callable[[Layer], int]) -> Metric:
@@ -66,7 +69,7 @@ COSTS: dict[str, Metric] = {
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one architecture costs for one image in fp32. Lower is better."""
+    """What one architecture costs for one image. Lower is better."""
 
     macs: int
     """Multiply-accumulates of convolutions, linear layers and attention."""

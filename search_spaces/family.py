@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from search_spaces import hybrid, mobilenet_v3, proxyless, resnet50, tiny
 from search_spaces.errors import SpaceError
 from search_spaces.layers import NETWORK_INPUT, SLOT_INPUT, Layer
+from search_spaces.precision import precise, precision_choices, split_settings
 from search_spaces.published import EXAMPLE, published
 from search_spaces.slots import Slot
 from search_spaces.space import Arch, Choice, Json, Space, Value
@@ -52,12 +53,17 @@ FAMILY_NAMES = f"{', '.join(FAMILIES)}, or a published name such as {EXAMPLE}"
 def define_space(family: str, **settings: Json) -> Space:
     """The space of a family under these settings; the ones left out take the family's defaults.
 
-    A published name, as `ofa_mbv3_d234_e346_k357_w1.2`, is a family with other defaults.
+    A published name, as `ofa_mbv3_d234_e346_k357_w1.2`, is a family with other defaults. Every family takes `precisions` and
+    `precision_per` as well (`search_spaces.precision`).
     """
     name, defaults = published(family) or (family, {})
     known = _family(name)
-    complete = known.settings({**defaults, **settings})
-    return Space(name, complete, known.choices(complete))
+    own, precision = split_settings({**defaults, **settings})
+    complete = known.settings(own)
+    choices = known.choices(complete)
+    return Space(
+        name, {**complete, **precision}, (*choices, *precision_choices(precision, known.slots(complete), choices))
+    )
 
 
 def is_family(name: Json) -> bool:
@@ -68,7 +74,7 @@ def is_family(name: Json) -> bool:
 @lru_cache(maxsize=64)
 def slots(space: Space) -> tuple[Slot, ...]:
     """The slots of a space, in the order in which data flows through them."""
-    found = _family(space.family).slots(space.settings)
+    found = precise(space.settings, _family(space.family).slots(space.settings))
     missing = [name for slot in found for name in slot.choices if name not in space.columns]
     if missing:
         raise SpaceError(f"the space has no choice {missing[0]!r}, which family {space.family} needs")

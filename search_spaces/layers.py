@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from search_spaces.errors import SpaceError
 
-FLOAT_BYTES = 4
+# Of one number, by what a layer computes in.
+ELEMENT_BYTES = {"fp32": 4, "int8": 1}
+FLOAT_BYTES = ELEMENT_BYTES["fp32"]
 NORM_EPS = 1e-5
 
 # What a slot's first layer reads: whatever the slot before it put out.
@@ -32,7 +34,7 @@ class Layer:
     windows are cut off where the image ends. `norm` says that batch norm follows a convolution, with `norm_eps` added to its
     variance; deployment folds it into the convolution. `linear` reads a pooled activation as a vector. `attention` reads
     queries, keys and values of one shape: every pixel is a token, and the channels of each of its `groups` make up one head
-    (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, eq. 1).
+    (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, eq. 1). `precision` is what deployment computes it in.
     """
 
     name: str
@@ -46,10 +48,14 @@ class Layer:
     norm: bool = False
     bias: bool = False
     norm_eps: float = NORM_EPS
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise SpaceError(f"layer {self.name!r} has operation {self.op!r}; known are {', '.join(OPS)}")
+        if self.precision not in ELEMENT_BYTES:
+            known = ", ".join(ELEMENT_BYTES)
+            raise SpaceError(f"layer {self.name!r} has precision {self.precision!r}; known are {known}")
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -83,21 +89,26 @@ class Layer:
         return self.weights + self.out_shape[0] * (int(self.bias) + 2 * int(self.norm))
 
     @property
+    def element_bytes(self) -> int:
+        """Bytes of one weight or activation."""
+        return ELEMENT_BYTES[self.precision]
+
+    @property
     def activation_bytes(self) -> int:
-        """Bytes of the fp32 output for one image."""
-        return FLOAT_BYTES * _product(self.out_shape)
+        """Bytes of the output for one image."""
+        return self.element_bytes * _product(self.out_shape)
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of what is alive for one image in fp32 only while the layer runs: in each head of an attention, how much
-        every pixel attends to every other."""
+        """Bytes of what is alive for one image only while the layer runs: in each head of an attention, how much every pixel
+        attends to every other, which is fp32 in any precision."""
         return FLOAT_BYTES * self.groups * self.pixels**2 if self.op == "attention" else 0
 
     @property
     def traffic_bytes(self) -> int:
-        """Bytes read and written for one image in fp32: inputs, weights and output."""
+        """Bytes read and written for one image: inputs, weights and output."""
         read = len(self.inputs) * _product(self.in_shape)
-        return FLOAT_BYTES * (read + self.weights) + self.activation_bytes
+        return self.element_bytes * (read + self.weights) + self.activation_bytes
 
 
 def _product(shape: Sequence[int]) -> int:

@@ -14,10 +14,10 @@ import numpy as np
 from onnx import ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, network_model, tensor
-from latency_tables.graphs.quantise import quantised_model
+from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, add_tensors, network_model
+from latency_tables.graphs.quantise import Ranges, quantised_model
 from latency_tables.graphs.weights import Weights, layer_weights
-from search_spaces import Arch, Layer, Space, network
+from search_spaces import Arch, Layer, Space, in_precision, network, quantised
 
 
 def build_model(
@@ -30,30 +30,46 @@ def build_model(
     seed: int = 0,
     metadata: Mapping[str, str] | None = None,
     kind: type[np.floating[Any]] = np.float32,
+    ranges: Ranges | None = None,
 ) -> ModelProto:
     """The ONNX model of `layers`: `input` (batch, channels, height, width) to `logits`, all of `kind`.
 
     `batch=None` leaves the batch open, as the dimension "batch". Without `weights` they are drawn from `seed`, scaled
-    so that activations neither vanish nor explode. `LatencyError` names the layer whose weights do not fit.
+    so that activations neither vanish nor explode. `ranges` of activations are for layers in int8: see `quantised_model`.
+    `LatencyError` names the layer whose weights do not fit.
     """
+    if quantised(layers):
+        if kind is not np.float32:
+            raise LatencyError(f"a network with layers of 8-bit integers has float32 around them, not {kind.__name__}")
+        return quantised_model(
+            layers,
+            weights,
+            batch=batch,
+            ranges=ranges,
+            opset=opset,
+            ir_version=ir_version,
+            seed=seed,
+            metadata=metadata,
+        )
     model = network_model(layers, batch, opset, ir_version, metadata, kind)
     graph = model.graph
     for index, layer in enumerate(layers):
-        tensors = layer_weights(layer, weights, seed + index + 1)
-        names = [f"{layer.name}.{part}" for part in tensors]
-        graph.initializer.extend(
-            tensor(name, array.astype(kind, copy=False)) for name, array in zip(names, tensors.values(), strict=True)
-        )
+        names = add_tensors(graph, layer, layer_weights(layer, weights, seed + index + 1), kind)
         names += add_constants(graph, layer, kind)
         output = OUTPUT if layer is layers[-1] else layer.name
         graph.node.extend(NODES[layer.op](layer, layer.inputs, names, output))
     return model
 
 
+def _all_integers(layers: Sequence[Layer], weights: Weights | None = None, **settings: Any) -> ModelProto:
+    return quantised_model(in_precision(layers, "int8"), weights, **settings)
+
+
+# By the precision of a device: what fp32 builds leaves to each layer whether it is in integers.
 BUILDERS: dict[str, Callable[..., ModelProto]] = {
     "fp32": build_model,
     "fp16": partial(build_model, kind=np.float16),
-    "int8": quantised_model,
+    "int8": _all_integers,
 }
 
 

@@ -82,6 +82,17 @@ def tensor(name: str, array: NDArray[Any]) -> TensorProto:
     return TensorProto(name=name, dims=array.shape, data_type=ELEMENTS[array.dtype], raw_data=raw)
 
 
+def add_tensors(
+    graph: GraphProto, layer: Layer, tensors: Mapping[str, NDArray[Any]], kind: type[np.floating[Any]] = np.float32
+) -> list[str]:
+    """Put a layer's weight and bias into the graph as `kind`; their names."""
+    names = [f"{layer.name}.{part}" for part in tensors]
+    graph.initializer.extend(
+        tensor(name, array.astype(kind, copy=False)) for name, array in zip(names, tensors.values(), strict=True)
+    )
+    return names
+
+
 def add_constants(graph: GraphProto, layer: Layer, kind: type[np.floating[Any]] = np.float32) -> list[str]:
     """Put what a layer's nodes read beside activations and weights into the graph, fractions as `kind`; its names."""
     found = CONSTANTS[layer.op](layer) if layer.op in CONSTANTS else {}

@@ -1,7 +1,8 @@
-"""Graphs whose activations and weights are 8-bit integers, in the form that ONNX Runtime turns into integer kernels.
+"""Graphs whose activations and weights are 8-bit integers, in all layers or in some, in the form that ONNX Runtime turns into
+integer kernels.
 
-Quantise and dequantise nodes stand around every operation (QDQ); the runtime fuses them with it. Weights are int8,
-symmetric, with a scale a channel; activations uint8 with one scale and zero point (Jacob et al., CVPR 2018, section 2).
+Quantise and dequantise nodes stand around every operation of these layers (QDQ); the runtime fuses them with it. Weights are
+int8, symmetric, with a scale a channel; activations uint8 with one scale and zero point (Jacob et al., CVPR 2018, section 2).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, network_model, node, tensor
+from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, add_tensors, network_model, node, tensor
 from latency_tables.graphs.weights import F32, Weights, layer_weights
 from search_spaces import Layer
 
@@ -40,21 +41,29 @@ def quantised_model(
     seed: int = 0,
     metadata: Mapping[str, str] | None = None,
 ) -> ModelProto:
-    """As `graph.build_model`, with integers inside: input and output stay float32.
+    """As `graph.build_model`, each layer in the precision that it says; input and output stay float32.
 
     Without `ranges` of the activations they are guesses that suit drawn weights alone; for trained ones take those of
     `observed_ranges`. `LatencyError` names the layer whose weights or range do not fit.
     """
     model = network_model(layers, batch, opset, ir_version, metadata)
     graph = model.graph
-    scales = {INPUT: _activation(graph, INPUT, INPUT, _range(INPUT, "", ranges))}
+    integers = {layer.name for layer in layers if layer.precision == "int8"}
+    read_as_integers = {name for layer in layers if layer.name in integers for name in layer.inputs}
     fused = _fused_with_clip(layers)
+    quantised = integers - fused
+    scales: dict[str, float] = {}
+    if INPUT in read_as_integers:
+        scales[INPUT] = _activation(graph, INPUT, _range(INPUT, "", ranges))
     for index, layer in enumerate(layers):
-        names = _add_weights(graph, layer, layer_weights(layer, weights, seed + index + 1), scales)
+        own = layer.name in integers
+        tensors = layer_weights(layer, weights, seed + index + 1)
+        names = _add_weights(graph, layer, tensors, scales) if own else add_tensors(graph, layer, tensors)
         names += add_constants(graph, layer)
-        inputs = [name if name in fused else f"{name}.dq" for name in layer.inputs]
-        made = NODES[layer.op](layer, inputs, names, layer.name)
-        if layer.op == "linear":
+        inputs = [f"{name}.dq" if name in quantised or (own and name in scales) else name for name in layer.inputs]
+        last = layer is layers[-1]
+        made = NODES[layer.op](layer, inputs, names, OUTPUT if last and not own else layer.name)
+        if own and layer.op == "linear":
             # The runtime looks for the dequantised activation right before the product.
             flat = made[0].output[0]
             graph.node.append(made[0])
@@ -62,10 +71,9 @@ def quantised_model(
             made[1].input[0] = f"{flat}.dq"
             made = made[1:]
         graph.node.extend(made)
-        if layer.name not in fused:
-            output = OUTPUT if layer is layers[-1] else None
+        if layer.name in quantised or (not own and layer.name in read_as_integers):
             bounds = _range(*_ranged(layer, layers), ranges)
-            scales[layer.name] = _activation(graph, layer.name, layer.name, bounds, output)
+            scales[layer.name] = _activation(graph, layer.name, bounds, OUTPUT if last else None)
     return model
 
 
@@ -85,6 +93,7 @@ def _fused_with_clip(layers: Sequence[Layer]) -> set[str]:
         before.name
         for before, layer in pairwise(layers)
         if layer.op in CLIPS and layer.inputs == (before.name,) and readers[before.name] == 1 and before.op == "conv"
+        if before.precision == layer.precision == "int8"
     }
 
 
@@ -100,16 +109,14 @@ def _range(name: str, op: str, ranges: Ranges | None) -> tuple[float, float]:
     return min(low, 0.0), max(high, 0.0)
 
 
-def _activation(
-    graph: GraphProto, name: str, source: str, bounds: tuple[float, float], output: str | None = None
-) -> float:
+def _activation(graph: GraphProto, name: str, bounds: tuple[float, float], output: str | None = None) -> float:
     """Quantise and dequantise an activation; its scale."""
     low, high = bounds
     scale = np.float32((high - low) / LEVELS or 1.0)
     zero = np.uint8(np.clip(round(-low / scale), 0, LEVELS))
     graph.initializer.append(tensor(f"{name}.scale", np.asarray(scale)))
     graph.initializer.append(tensor(f"{name}.zero", np.asarray(zero)))
-    _quantised(graph, source, f"{name}.scale", f"{name}.zero", output)
+    _quantised(graph, name, f"{name}.scale", f"{name}.zero", output)
     return float(scale)
 
 

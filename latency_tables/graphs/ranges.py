@@ -11,7 +11,7 @@ from latency_tables.graphs.graph import build_model
 from latency_tables.graphs.nodes import INPUT, OUTPUT
 from latency_tables.graphs.weights import F32, Weights
 from latency_tables.measuring.sessions import Graph, load_graph
-from search_spaces import Layer
+from search_spaces import Layer, in_precision
 
 CLIPPED = 0.01
 """Percent of the activations cut off at each end: one outlier would coarsen all others."""
@@ -24,7 +24,7 @@ def observed_ranges(
 
     In each batch the outermost `CLIPPED` percent are cut off.
     """
-    model = build_model(layers, weights, batch=None, seed=seed)
+    model = build_model(in_precision(layers, "fp32"), weights, batch=None, seed=seed)
     model.graph.output.extend(model.graph.output[0].__class__(name=layer.name) for layer in layers[:-1])
     # Fused operations would hide the activations between them.
     device = Device("ranges", graph_optimization="disabled")

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces import Codes, Layer, Space, slot_configs, slot_index, slot_values, slots
-from search_spaces.layers import FLOAT_BYTES
 
 F64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,7 +22,12 @@ TILE_CHANNELS, TILE_PIXELS = 16, 8
 
 
 def layer_class(layer: Layer) -> str:
-    """The operation; convolutions told apart by how they use a processor, others taken together where it works alike."""
+    """The operation; convolutions told apart by how they use a processor, others taken together where it works alike; and
+    the precision, where it is not fp32."""
+    return _operation(layer) if layer.precision == "fp32" else f"{layer.precision}.{_operation(layer)}"
+
+
+def _operation(layer: Layer) -> str:
     if layer.op != "conv":
         return ALIKE.get(layer.op, layer.op)
     if layer.groups > 1:
@@ -31,9 +35,13 @@ def layer_class(layer: Layer) -> str:
     return "pointwise" if layer.kernel == 1 else "dense"
 
 
-CONVOLUTIONS = ("dense", "pointwise", "depthwise")
-WITH_MACS = (*CONVOLUTIONS, "linear", "attention")
-CLASSES = (*WITH_MACS, "global_pool", "add", "mul", "relu", "hswish", "hsigmoid", "window_pool")
+def _in_both(*classes: str) -> tuple[str, ...]:
+    return (*classes, *(f"int8.{name}" for name in classes))
+
+
+CONVOLUTIONS = _in_both("dense", "pointwise", "depthwise")
+WITH_MACS = (*CONVOLUTIONS, *_in_both("linear", "attention"))
+CLASSES = (*WITH_MACS, *_in_both("global_pool", "add", "mul", "relu", "hswish", "hsigmoid", "window_pool"))
 # A clip at 6 costs no more than one at 0, and both become part of the convolution before them.
 ALIKE = {"relu6": "relu", "max_pool": "window_pool", "avg_pool": "window_pool"}
 
@@ -73,7 +81,7 @@ FEATURES: dict[str, Callable[[Layer], float]] = {
     **{f"rows.{kind}": _of(kind, _rows) for kind in CONVOLUTIONS},
     **{f"tiles.{kind}": _of(kind, _tiles) for kind in CONVOLUTIONS},
     "traffic_bytes": lambda layer: layer.traffic_bytes,
-    "weight_bytes": lambda layer: FLOAT_BYTES * layer.weights,
+    "weight_bytes": lambda layer: layer.element_bytes * layer.weights,
     **{f"layers.{kind}": _of(kind, _count) for kind in CLASSES},
 }
 

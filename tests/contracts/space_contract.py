@@ -20,6 +20,7 @@ from search_spaces import (
     slot_sizes,
     slots,
 )
+from search_spaces.precision import PRECISIONS
 
 SAMPLES = 24
 
@@ -62,7 +63,8 @@ def check_choices(space: Space) -> None:
     names = [slot.name for slot in slots(space)]
     assert len(set(names)) == len(names)
     for choice in space.choices:
-        assert list(choice.values) == sorted(choice.values), choice.name
+        rank = PRECISIONS.index if choice.kind == "precision" else float
+        assert list(choice.values) == sorted(choice.values, key=rank), choice.name
 
 
 def check_network(space: Space, layers: tuple[Layer, ...]) -> None:

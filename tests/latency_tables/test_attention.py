@@ -11,7 +11,7 @@ from latency_tables.graphs.ranges import observed_ranges
 from latency_tables.measuring.sessions import load_graph
 from latency_tables.predicting.features import FEATURES, network_features
 from latency_tables.predicting.learned import LearnedPredictor
-from search_spaces import Layer, define_space, network
+from search_spaces import Layer, define_space, in_precision, network
 from tests.latency_tables.latencies import latencies, planned
 
 SPACE = define_space("hybrid", resolutions=[16], channels=[16, 32], widths=[0.5, 1.0], heads=[1, 2], head_channels=8)
@@ -66,13 +66,15 @@ def test_integers_around_attention_compute_about_what_floats_compute():
     layers = network(SPACE, SPACE.largest())
     x_BCHW = np.random.default_rng(0).standard_normal((8, *layers[0].in_shape)).astype(np.float32)
     wanted = infer(build_model(layers, batch=8), x_BCHW)
-    found = infer(quantised_model(layers, batch=8, ranges=observed_ranges(layers, None, [x_BCHW])), x_BCHW)
+    found = infer(
+        quantised_model(in_precision(layers, "int8"), batch=8, ranges=observed_ranges(layers, None, [x_BCHW])), x_BCHW
+    )
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
 
 
 def test_what_is_inside_of_attention_stays_in_floats():
     """The shares of a softmax are too uneven for 255 steps."""
-    model = quantised_model(attention(3), batch=1)
+    model = quantised_model(in_precision(attention(3), "int8"), batch=1)
     made = {output: node.op_type for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.op_type in ("Softmax", "MatMul"):

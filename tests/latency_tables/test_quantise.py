@@ -12,7 +12,7 @@ from latency_tables.graphs.quantise import quantised_model
 from latency_tables.graphs.ranges import observed_ranges
 from latency_tables.measuring.sessions import load_graph, session_options
 from latency_tables.offers import CPU, check_device
-from search_spaces import Layer, define_space, network
+from search_spaces import Layer, define_space, in_precision, network
 from tests.latency_tables.fakes import tiny_space
 
 MOBILE = define_space("mobilenet_v3", stem="small", resolutions=[32], width=0.5, depths=[1, 2], num_classes=10)
@@ -50,9 +50,48 @@ def operators(model: bytes, tmp_path) -> Counter:
 def test_integers_compute_about_what_floats_compute(name, seed):
     layers, x_BCHW = drawn(SPACES[name], seed)
     wanted = infer(build_model(layers, batch=4), x_BCHW)
-    found = infer(quantised_model(layers, batch=4, ranges=observed_ranges(layers, None, [x_BCHW])), x_BCHW)
+    ranges = observed_ranges(layers, None, [x_BCHW])
+    found = infer(quantised_model(in_precision(layers, "int8"), batch=4, ranges=ranges), x_BCHW)
     assert np.abs(found - wanted).mean() < 0.2 * wanted.std()
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.97
+
+
+MIXED = {
+    "tiny": tiny_space(resolutions=[16], precisions=["int8", "fp32"]),
+    "mobilenet_v3": define_space(
+        "mobilenet_v3", stem="small", resolutions=[32], width=0.5, depths=[1, 2], precisions=["int8", "fp32"],
+        precision_per="block",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_each_layer_of_a_mixed_network_computes_in_its_own_precision(name, seed, tmp_path):
+    layers, x_BCHW = drawn(MIXED[name], seed)
+    assert len({layer.precision for layer in layers}) == 2
+    model = build_model(layers, batch=4, ranges=observed_ranges(layers, None, [x_BCHW]))
+    wanted = infer(build_model(in_precision(layers, "fp32"), batch=4), x_BCHW)
+    assert np.corrcoef(infer(model, x_BCHW).ravel(), wanted.ravel())[0, 1] > 0.97
+    found = operators(model.SerializeToString(), tmp_path)
+    there_are = Counter((layer.op, layer.precision) for layer in layers)
+    assert found["QLinearConv"] == there_are["conv", "int8"]
+    assert found["QGemm"] == there_are["linear", "int8"]
+    # In fp32 a convolution takes its activation, and a shortcut's sum, along.
+    assert sum(count for op, count in found.items() if op in ("Conv", "FusedConv")) == there_are["conv", "fp32"]
+
+
+def test_a_mixed_network_of_one_precision_is_that_of_the_precision():
+    layers, _ = drawn(MIXED["tiny"], seed=2)
+    for precision in ("fp32", "int8"):
+        pure = in_precision(layers, precision)
+        assert build_model(pure, batch=1) == BUILDERS[precision](layers if precision == "int8" else pure, batch=1)
+
+
+def test_integers_have_no_half_precision_around_them():
+    layers, _ = drawn(MIXED["tiny"], seed=2)
+    with pytest.raises(LatencyError, match="has float32 around them, not float16"):
+        BUILDERS["fp16"](layers, batch=1)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -65,7 +104,7 @@ def test_half_precision_computes_what_floats_compute(name):
 @pytest.mark.parametrize("name", SPACES)
 def test_the_runtime_turns_every_convolution_into_one_of_integers(name, tmp_path):
     layers, _ = drawn(SPACES[name])
-    found = operators(quantised_model(layers, batch=1).SerializeToString(), tmp_path)
+    found = operators(quantised_model(in_precision(layers, "int8"), batch=1).SerializeToString(), tmp_path)
     wanted = Counter(layer.op for layer in layers)
     assert found["QLinearConv"] == wanted["conv"]
     assert found["QGemm"] == wanted["linear"]
@@ -99,7 +138,7 @@ def test_a_precision_that_is_not_known_is_refused():
 
 
 def one_layer(op: str = "conv") -> list[Layer]:
-    return [Layer("only", op, ("input",), (2, 4, 4), (2, 4, 4), bias=op == "conv")]
+    return [Layer("only", op, ("input",), (2, 4, 4), (2, 4, 4), bias=op == "conv", precision="int8")]
 
 
 @pytest.mark.parametrize("bounds", [(1.0, -1.0), (0.0, float("nan")), (float("-inf"), 0.0)])

@@ -51,6 +51,14 @@ def families() -> dict[str, Space]:
         "hybrid, with blocks that do not attend": define_space(
             "hybrid", in_channels=1, stem=[1, 2], channels=[32, 48], widths=[0.5, 1.0], depths=[1, 3], heads=[0, 1, 3]
         ),
+        "tiny, a precision a stage": define_space("tiny", precisions=["int8", "fp32"]),
+        "tiny, one precision": define_space("tiny", precisions=["int8", "fp32"], precision_per="network"),
+        "mobilenet_v3, a precision a block": define_space(
+            "mobilenet_v3", width=0.5, depths=[1, 2], precisions=["int8", "fp32"], precision_per="block"
+        ),
+        "hybrid, a precision a block": define_space(
+            "hybrid", in_channels=1, stem=[1, 2], depths=[1, 3], precisions=["int8", "fp32"], precision_per="block"
+        ),
     }
 
 

@@ -1,0 +1,108 @@
+"""Precision as a choice: a space whose architectures also say, part by part, what their layers compute in.
+
+Any family's space can have it, by two settings: `precisions` lists what a part may be, cheapest first, and `precision_per`
+what a part is: the whole network, each stage (the stem and the head count as one each), or each block. Weights do not depend
+on precision, so a supernet is trained on the space without it, `float_space`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.errors import SpaceError
+from search_spaces.layers import ELEMENT_BYTES, Layer
+from search_spaces.slots import Slot
+from search_spaces.space import Arch, Choice, Codes, Json, Space, Value, When
+
+KIND = "precision"
+PRECISIONS = tuple(sorted(ELEMENT_BYTES, key=ELEMENT_BYTES.__getitem__))
+PARTS = ("network", "stage", "block")
+DEFAULTS: dict[str, Json] = {"precisions": ["fp32"], "precision_per": "stage"}
+
+
+def split_settings(given: Mapping[str, Json]) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Settings of a family, and those of precision; none where everything is fp32."""
+    own = {**DEFAULTS, **{name: given[name] for name in DEFAULTS if name in given}}
+    others = {name: value for name, value in given.items() if name not in DEFAULTS}
+    precisions, per = own["precisions"], own["precision_per"]
+    if not isinstance(precisions, list) or not precisions or precisions != [p for p in PRECISIONS if p in precisions]:
+        raise SpaceError(f"precisions must list some of {', '.join(PRECISIONS)}, in this order, not {precisions!r}")
+    if per not in PARTS:
+        raise SpaceError(f"precision_per must be one of {', '.join(PARTS)}, not {per!r}")
+    return others, {} if precisions == DEFAULTS["precisions"] else own
+
+
+def precision_choices(
+    settings: Mapping[str, Json], slots: Sequence[Slot], choices: Sequence[Choice]
+) -> tuple[Choice, ...]:
+    """One choice a part; that of a block waits for what all of the block's own choices wait for."""
+    if "precisions" not in settings:
+        return ()
+    parts = dict.fromkeys(_part(settings, slot) for slot in slots)
+    values = tuple(settings["precisions"])
+    return tuple(Choice(part, values, _condition(part, choices)) for part in parts)
+
+
+def precise(settings: Mapping[str, Json], slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    """The same slots, whose layers say what they compute in."""
+    return tuple(_precise(slot, _part(settings, slot)) for slot in slots) if "precisions" in settings else slots
+
+
+def float_space(space: Space) -> Space:
+    """The space without precision: the same networks, all of them in fp32."""
+    settings = {name: value for name, value in space.settings.items() if name not in DEFAULTS}
+    return Space(space.family, settings, tuple(c for c in space.choices if c.kind != KIND))
+
+
+def float_arch(space: Space, arch: Arch) -> Arch:
+    """What an architecture of this space is in `float_space`."""
+    own = tuple((name, value) for name, value in arch.items if space.choices[space.columns[name]].kind != KIND)
+    return Arch(_float_id(space), own)
+
+
+def float_codes(space: Space, codes: NDArray[np.integer[Any]]) -> Codes:
+    """The codes of the same networks in fp32, in this space: `(n, choices)`, canonical."""
+    highest = np.array([len(c.values) - 1 if c.kind == KIND else -1 for c in space.choices], dtype=np.int16)
+    return space.canonical(np.where(highest >= 0, highest, codes))
+
+
+def quantised(layers: Sequence[Layer]) -> bool:
+    """Whether any layer computes in integers."""
+    return any(layer.precision == "int8" for layer in layers)
+
+
+def in_precision(layers: Sequence[Layer], precision: str) -> tuple[Layer, ...]:
+    """The same layers, all of which compute in this."""
+    return tuple(replace(layer, precision=precision) for layer in layers)
+
+
+@lru_cache(maxsize=64)
+def _float_id(space: Space) -> str:
+    return float_space(space).id
+
+
+def _part(settings: Mapping[str, Json], slot: Slot) -> str:
+    """The choice that decides what a slot computes in: `precision`, `s1.precision` or `s1.b0.precision`."""
+    per = settings["precision_per"]
+    if per == "network":
+        return KIND
+    return f"{slot.name if per == 'block' else slot.name.partition('.')[0]}.{KIND}"
+
+
+def _condition(part: str, choices: Sequence[Choice]) -> When | None:
+    prefix = part.removesuffix(KIND)
+    found = {choice.when for choice in choices if prefix.count(".") > 1 and choice.name.startswith(prefix)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _precise(slot: Slot, part: str) -> Slot:
+    def build(values: Mapping[str, Value]) -> tuple[Layer, ...]:
+        return in_precision(slot.build(values), str(values[part]))
+
+    return Slot(slot.name, (*slot.choices, part), build)
