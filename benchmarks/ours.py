@@ -41,7 +41,7 @@ def guided(surface: Surface, predictor: LatencyPredictor, evaluations: int, seed
     """The default search of a job, for one device; the study, the trials and the evaluations in a database in memory."""
     problem = Problem(surface.space, (Target("device", surface.space, 1, {"latency_ms": predictor}),))
     with TrialStore("sqlite://") as store:
-        known = Evaluations(store, "landscape", Recorded(surface))
+        known = Evaluations(store, "landscape", Recorded(surface), surface.space)
         return search(
             problem, Plan("guided", evaluations, (IMAGES,), seed=seed), Identity("search"), store, known
         ).codes

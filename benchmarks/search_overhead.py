@@ -86,7 +86,7 @@ def timed(landscape: Landscape, devices: int, evaluations: int, evaluation_s: fl
     with tempfile.TemporaryDirectory() as folder, TrialStore(Path(folder) / "store.sqlite") as store:
         start = time.perf_counter()
         plan = Plan("guided", evaluations, (IMAGES,), seed=seed)
-        found = search(problem, plan, Identity("search"), store, Evaluations(store, "landscape", runner))
+        found = search(problem, plan, Identity("search"), store, Evaluations(store, "landscape", runner, problem.space))
         total = time.perf_counter() - start
     return {"total_s": total, "evaluations_s": runner.seconds, "proposing_s": found.proposing_seconds}
 

@@ -43,7 +43,7 @@ from nas.searching.warmup import correlations
 from nas.searching.watch import UNWATCHED, Watch
 from nas.summary import summarise
 from nas.training import train_on_ray
-from search_spaces import Arch, Codes, Space, digest
+from search_spaces import Arch, Codes, Space, digest, float_arch, float_space
 from supernets.augment import Normalisation
 from supernets.batches import Batches, batch_of, calibration_batches
 from supernets.calibrate import accuracy, calibrate
@@ -121,8 +121,9 @@ def train(context: Run) -> dict[str, Any]:
     with context.display.stage("data") as progress:
         # Decoded once, and from then on read from the run's cache.
         dataset = load(job.source, folder.cache, lambda done, total: progress(done, total, "images"))
-    space = job.space_for(len(dataset.classes))
-    folder.write_json("space.json", space.to_json())
+    searched = job.space_for(len(dataset.classes))
+    folder.write_json("space.json", searched.to_json())
+    space = float_space(searched)
     with context.display.stage("train") as progress:
         trainer = train_supernet
         if job.train.workers > 1:
@@ -146,7 +147,12 @@ def train(context: Run) -> dict[str, Any]:
             "layout": state.layout,
             "history": state.history,
         },
-        "space": {"family": space.family, "id": space.id, "size": space.size, "choices": len(space.choices)},
+        "space": {
+            "family": searched.family,
+            "id": searched.id,
+            "size": searched.size,
+            "choices": len(searched.choices),
+        },
         "data": {
             "name": dataset.name,
             "id": dataset.id,
@@ -175,7 +181,7 @@ def search(context: Run) -> dict[str, Any]:
     folder, job, settings = context.folder, context.job, context.job.search
     started = time.perf_counter()
     dataset, space = load(job.source, folder.cache), folder.space
-    net, _ = load_supernet(folder.supernet, space)
+    net, _ = load_supernet(folder.supernet, float_space(space))
     problem = dataclasses.replace(problem_of(folder, job, space), labels=dataset.validation.labels_an_image)
     images = images_of(settings, len(dataset.validation))
     accuracies = context_of(_weights_digest(net), dataset.id, job)
@@ -189,6 +195,7 @@ def search(context: Run) -> dict[str, Any]:
     )
     evaluator = Evaluator(
         net,
+        space,
         calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches),
         Batches.of(dataset.validation, dataset),
     )
@@ -199,7 +206,7 @@ def search(context: Run) -> dict[str, Any]:
     ):
         if context.anew:
             store.forget(identity.search)
-        evaluations = Evaluations(store, digest(accuracies), runner)
+        evaluations = Evaluations(store, digest(accuracies), runner, space)
         found = campaign(
             problem,
             plan,
@@ -307,7 +314,8 @@ def _proxy_scores(
     """The scores of zero-cost proxies, on the first images of the training set's first epoch."""
     images, labels = batch_of(dataset.train, min(PROXY_IMAGES, len(dataset.train)), 0, seed)
     normalised = Normalisation(dataset.mean, dataset.std)(images)
-    return proxy_scores(space, space.decode(codes), normalised, labels, names, seed=seed)
+    archs = [float_arch(space, arch) for arch in space.decode(codes)]
+    return proxy_scores(float_space(space), archs, normalised, labels, names, seed=seed)
 
 
 def _proxies(space: Space, dataset: Dataset, job: Job, found: Campaign) -> dict[str, Any] | None:

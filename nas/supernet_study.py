@@ -143,7 +143,7 @@ def supernet_passes(settings: TrainSettings) -> float:
 
 def result_of(trained: Trained, plan: Plan, accuracies: Mapping[str, float]) -> dict[str, Json]:
     """The networks with their accuracies, and how far both orders agree. `accuracies`: of trainings, by `_key`."""
-    evaluator = Evaluator(trained.net, trained.calibration(), trained.images("validation"))
+    evaluator = Evaluator(trained.net, trained.space, trained.calibration(), trained.images("validation"))
     rows: list[dict[str, Json]] = [
         {
             "arch_id": arch.id,
@@ -285,7 +285,7 @@ def _trained_alone(
 ) -> dict[str, float]:
     """Validation accuracy of one network after a training of its own, from its checkpoint on where there is one."""
     state = train(only(trained.space, arch), trained.dataset, settings, path=path, progress=progress)
-    evaluator = Evaluator(state.average, trained.calibration(), trained.images("validation"))
+    evaluator = Evaluator(state.average, state.average.space, trained.calibration(), trained.images("validation"))
     return {"accuracy": evaluator.score(state.average.space.largest()).val_accuracy, "seconds": state.seconds}
 
 

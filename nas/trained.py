@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from nas.errors import JobError
 from nas.folder import RunFolder
 from nas.job import Job
-from search_spaces import Arch, Space, costs
+from search_spaces import Arch, Space, costs, float_space
 from supernets import checkpoint
 from supernets.batches import Batches, calibration_batches
 from supernets.dataset import Dataset, load
@@ -62,7 +62,7 @@ def open_trained(path: Path, images_of: Path | None = None) -> Trained:
     if not path.is_file():
         RunFolder.open(path).result("train")
     file = path if path.is_file() else RunFolder(path).supernet
-    net = _load_net(file, folder.space)
+    net = _load_net(file, float_space(folder.space))
     dataset = load(job.source, cache=folder.cache)
     return Trained(file, folder, job, net, dataset)
 
@@ -98,14 +98,19 @@ def _named(trained: Trained, word: str) -> list[tuple[Arch, str]]:
     found = trained.folder.result("search")
     if word == FRONT:
         fronts = [(device["name"], row) for device in found["devices"] for row in device["front"]]
-        return [(space.arch(row["arch"]), f"front of {name}") for name, row in fronts]
+        return [(_in_fp32(space, row["arch"]), f"front of {name}") for name, row in fronts]
     rows: list[dict[str, Any]] = found["search"]["architectures"]
     known = {row["arch_id"]: row["arch"] for row in rows}
     if word not in known:
         raise JobError(
             f"the search of {trained.folder.root} evaluated no architecture {word}; its search.json has those that it did"
         )
-    return [(space.arch(known[word]), "")]
+    return [(_in_fp32(space, known[word]), "")]
+
+
+def _in_fp32(space: Space, values: Mapping[str, Any]) -> Arch:
+    """The architecture of a space without precision with these values, which may be of the space with it."""
+    return space.arch({name: value for name, value in values.items() if name.rpartition(".")[2] != "precision"})
 
 
 def _load_net(file: Path, space: Space) -> Supernet:

@@ -16,7 +16,15 @@ from search_spaces.family import (
     slots,
 )
 from search_spaces.layers import NETWORK_INPUT, Layer
-from search_spaces.precision import float_arch, float_codes, float_space, in_precision, quantised
+from search_spaces.precision import (
+    float_arch,
+    float_codes,
+    float_space,
+    in_precision,
+    lifted,
+    precision_of,
+    quantised,
+)
 from search_spaces.slots import Slot
 from search_spaces.space import Arch, Choice, Codes, Space, When, canonical_json, digest, first_rows, row_keys
 
@@ -46,8 +54,10 @@ __all__ = [
     "float_space",
     "in_precision",
     "is_family",
+    "lifted",
     "mutate",
     "network",
+    "precision_of",
     "quantised",
     "row_keys",
     "slot_configs",

@@ -61,15 +61,27 @@ def float_space(space: Space) -> Space:
 
 
 def float_arch(space: Space, arch: Arch) -> Arch:
-    """What an architecture of this space is in `float_space`."""
-    own = tuple((name, value) for name, value in arch.items if space.choices[space.columns[name]].kind != KIND)
-    return Arch(_float_id(space), own)
+    """What an architecture of this space is in `float_space`; a `SpaceError` for one of another space."""
+    if arch.space_id != space.id:
+        raise SpaceError(f"architecture {arch.id} belongs to space {arch.space_id}, not to {space.id}")
+    return Arch(_float_id(space), tuple((name, value) for name, value in arch.items if not _decides(name)))
 
 
 def float_codes(space: Space, codes: NDArray[np.integer[Any]]) -> Codes:
     """The codes of the same networks in fp32, in this space: `(n, choices)`, canonical."""
     highest = np.array([len(c.values) - 1 if c.kind == KIND else -1 for c in space.choices], dtype=np.int16)
     return space.canonical(np.where(highest >= 0, highest, codes))
+
+
+def lifted(space: Space, arch: Arch, precision: str = "fp32") -> Arch:
+    """An architecture of `float_space` in this space, where all of it computes in one precision."""
+    return space.arch({**arch.values, **{c.name: precision for c in space.choices if c.kind == KIND}})
+
+
+def precision_of(arch: Arch) -> str:
+    """What all of it computes in, or `mixed`."""
+    found = {str(value) for name, value in arch.items if _decides(name)}
+    return (found or {"fp32"}).pop() if len(found) < 2 else "mixed"
 
 
 def quantised(layers: Sequence[Layer]) -> bool:
@@ -80,6 +92,10 @@ def quantised(layers: Sequence[Layer]) -> bool:
 def in_precision(layers: Sequence[Layer], precision: str) -> tuple[Layer, ...]:
     """The same layers, all of which compute in this."""
     return tuple(replace(layer, precision=precision) for layer in layers)
+
+
+def _decides(name: str) -> bool:
+    return name.rpartition(".")[2] == KIND
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from nas.searching.campaign import Campaign, Curve
 from nas.searching.controls import spread
 from nas.searching.engine import SearchResult
 from nas.searching.quantities import Target
-from search_spaces import Arch, Codes, Space, arch_cost
+from search_spaces import Arch, Codes, Space, arch_cost, float_space, lifted, precision_of
 
 F64 = NDArray[np.float64]
 Json = Any
@@ -56,7 +56,13 @@ def evaluated(document: Mapping[str, Json], space: Space, images: int) -> dict[A
     if document["search"]["images"][-1] != images:
         return {}
     rows = document["search"]["architectures"]
-    return {space.arch(row["arch"]): row["accuracy"] for row in rows if row.get("final")}
+    return {_arch(space, row["arch"]): row["accuracy"] for row in rows if row.get("final")}
+
+
+def _arch(space: Space, values: Mapping[str, Json]) -> Arch:
+    """An architecture by its values in this space, or in the same without precision."""
+    plain = float_space(space)
+    return lifted(space, plain.arch(values)) if values.keys() <= plain.columns.keys() else space.arch(values)
 
 
 def device_json(found: Campaign, target: Target) -> dict[str, Json]:
@@ -114,6 +120,7 @@ def _front_json(found: Campaign, target: Target, front: NDArray[np.int64]) -> li
             {
                 "arch_id": arch.id,
                 "arch": arch.values,
+                "precision": precision_of(arch),
                 "val_accuracy": float(found.confirmed[i]),
                 "search_accuracy": float(found.accuracy[i]),
                 "test_accuracy": None,
@@ -155,6 +162,7 @@ def _points_json(found: Campaign, target: Target, codes: Codes, accuracy: F64) -
     return [
         {
             "arch_id": arch.id,
+            "precision": precision_of(arch),
             "val_accuracy": float(score),
             **{name: float(column[i]) for name, column in columns.items()},
         }

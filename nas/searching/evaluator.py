@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from nas.deployed import deployed, score_of
 from nas.errors import JobError
-from search_spaces import Arch
+from search_spaces import Arch, Space, float_arch, precision_of
 from supernets.batches import Batches
 from supernets.calibrate import accuracy, calibrate
 from supernets.supernet import Supernet
@@ -31,9 +32,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores architectures by calibrating batch norm on `calibration` and judging its answers on `validation`."""
+    """Scores architectures of `space` by calibrating batch norm on `calibration` and judging its answers on `validation`.
+
+    `net` is a supernet of `space` without precision. What has integers is scored as it is deployed, in ONNX Runtime.
+    """
 
     net: Supernet
+    space: Space
     calibration: list[Tensor]
     validation: Batches
 
@@ -42,7 +47,12 @@ class Evaluator:
         start = time.perf_counter()
         read = _first(self.validation, images)
         with torch_threads(THREADS):
-            found = accuracy(self.net, arch, calibrate(self.net, arch, self.calibration), read)
+            plain = float_arch(self.space, arch)
+            stats = calibrate(self.net, plain, self.calibration)
+            if precision_of(arch) == "fp32":
+                found = accuracy(self.net, plain, stats, read)
+            else:
+                found = score_of(deployed(self.net, self.space, arch, stats, self.calibration), arch, read)
         return Score(found, time.perf_counter() - start, len(read.labels))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from latency_tables.device import Device
 from latency_tables.measuring.measure import PROTOCOL
@@ -20,7 +21,7 @@ from nas.searching.engine import Identity
 from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from nas.searching.store import TrialStore
-from search_spaces import Arch, Space, digest
+from search_spaces import Arch, Space, digest, float_space, lifted
 
 
 def target_of(folder: RunFolder, job: Job, space: Space, device: Device) -> Target:
@@ -109,12 +110,20 @@ def warm_start(paths: Sequence[str], space: Space, context: Mapping[str, str], i
             name = digest(dict(context))
             archs, evaluations = store.archs(name), store.evaluations(name)
         own = {
-            space.arch_from_json(archs[arch_id]): evaluation.accuracy
+            _arch(space, archs[arch_id]): evaluation.accuracy
             for (arch_id, read), evaluation in evaluations.items()
             if read == images
         }
         found |= checked_start(path, own, images)
     return found
+
+
+def _arch(space: Space, document: Mapping[str, Any]) -> Arch:
+    """An architecture of a store, of this space or of the same without precision."""
+    plain = float_space(space)
+    if document.get("space") == plain.id:
+        return lifted(space, plain.arch_from_json(document))
+    return space.arch_from_json(document)
 
 
 def checked_start(name: str, found: dict[Arch, float], images: int) -> dict[Arch, float]:

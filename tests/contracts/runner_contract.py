@@ -26,7 +26,7 @@ def small_evaluator() -> Evaluator:
     pixels, labels = rng.integers(0, 256, (48, 1, 8, 8), dtype=np.uint8), rng.integers(0, 3, 48)
     validation = Batches(pixels, labels, Normalisation((0.5,), (0.29,)))
     calibration = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Evaluator(Supernet(SPACE).eval(), [calibration], validation)
+    return Evaluator(Supernet(SPACE).eval(), SPACE, [calibration], validation)
 
 
 def some_archs(n: int = 12) -> list[Arch]:

@@ -38,7 +38,7 @@ def found_by(
     **more,
 ) -> Campaign:
     with TrialStore(path) as store:
-        evaluations = Evaluations(store, "same", runner or FakeRunner(SPACE))
+        evaluations = Evaluations(store, "same", runner or FakeRunner(SPACE), SPACE)
         return campaign(problem or problem_of(), plan, extent, store, evaluations, Identity("one"), **more)
 
 

@@ -30,7 +30,7 @@ def found_by(
     plan = Plan(**{"sampler": "guided", "evaluations": 12, "images": images, "population": 4, **plan})
     extent = Extent(seeds, controls, FAKE_IMAGES)
     with TrialStore("sqlite://") as store:
-        evaluations = Evaluations(store, "same", FakeRunner(space))
+        evaluations = Evaluations(store, "same", FakeRunner(space), space)
         return campaign(problem, plan, extent, store, evaluations, Identity("one"), warm=warm)
 
 

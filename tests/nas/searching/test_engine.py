@@ -43,7 +43,7 @@ def searched(
 ) -> SearchResult:
     problem = problem or problem_of()
     with TrialStore(path) as store:
-        evaluations = Evaluations(store, "same", runner or FakeRunner(problem.space))
+        evaluations = Evaluations(store, "same", runner or FakeRunner(problem.space), problem.space)
         return search(problem, plan, identity, store, evaluations, **more)
 
 

@@ -14,7 +14,7 @@ from nas.searching.engine import Identity
 from nas.searching.inputs import context_of, identity_of, images_of, warm_start
 from nas.searching.quantities import Target
 from nas.searching.store import Evaluation, TrialStore
-from search_spaces import Space, costs, digest
+from search_spaces import Space, SpaceError, costs, define_space, digest, lifted
 from tests.nas.fakes import LITTLE, small_space, write_job
 
 SPACE = small_space()
@@ -125,6 +125,14 @@ def test_what_another_run_evaluated_is_taken_over(other_run):
     assert found == {arch: i / 10 for i, arch in enumerate(SPACE.decode(CODES[:10]))}
     assert warm_start([str(other_run)], SPACE, CONTEXT, 400) == {SPACE.decode(CODES[9:10])[0]: 0.55}
     assert warm_start([], SPACE, CONTEXT, 200) == {}
+
+
+def test_a_search_with_precision_starts_from_what_one_without_found(other_run):
+    precise = define_space("tiny", **SPACE.settings, precisions=["int8", "fp32"])
+    wanted = {lifted(precise, arch): i / 10 for i, arch in enumerate(SPACE.decode(CODES[:10]))}
+    assert warm_start([str(other_run)], precise, CONTEXT, 200) == wanted
+    with pytest.raises(SpaceError, match="belongs to space"):
+        warm_start([str(other_run)], define_space("tiny", precisions=["int8", "fp32"]), CONTEXT, 200)
 
 
 def test_accuracies_that_do_not_hold_here_are_refused_with_what_differs(other_run):

@@ -66,13 +66,15 @@ class Case:
 
     def run(self, path: Path, said: Connection) -> None:
         """In a process of its own: says `None` at each step, and at the end the result or why there is none."""
-        evaluator = Slow(**vars(replace(small_evaluator(), net=Supernet(SPACE).eval())), pause_s=self.pause_s)
+        evaluator = Slow(
+            **vars(replace(small_evaluator(), net=Supernet(SPACE).eval(), space=SPACE)), pause_s=self.pause_s
+        )
         targets = tuple(Target(n, SPACE, 1, {"latency_ms": FakePredictor(SPACE, seed=ord(n))}) for n in "ab")
         problem = Problem(SPACE, targets, limits=(parse_constraint("latency_ms@a <= 5"),))
         plan = Plan(self.sampler, 27, self.images, population=3)
         try:
             with TrialStore(path) as store, make_runner(evaluator, self.jobs, None) as runner:
-                evaluations = Evaluations(store, "same", runner)
+                evaluations = Evaluations(store, "same", runner, SPACE)
                 found = campaign(
                     problem,
                     plan,

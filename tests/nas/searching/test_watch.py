@@ -31,7 +31,7 @@ class Witness:
 def watched(path, plan, problem, runner=None):
     witness = Witness()
     with TrialStore(path) as store:
-        evaluations = Evaluations(store, "same", runner or FakeRunner(problem.space))
+        evaluations = Evaluations(store, "same", runner or FakeRunner(problem.space), problem.space)
         growing = GrowingFronts(problem, witness)
         return witness, search(problem, plan, ALONE, store, evaluations, growing=growing)
 
@@ -59,7 +59,7 @@ def test_points_are_told_while_the_generation_still_runs():
     witness = Witness()
     witness.point = lambda *row: seen.append(len(runner.scored))
     with TrialStore("sqlite://") as store:
-        evaluations = Evaluations(store, "same", runner)
+        evaluations = Evaluations(store, "same", runner, SPACE)
         search(problem, replace(FEW, evaluations=6), ALONE, store, evaluations, growing=GrowingFronts(problem, witness))
     assert seen[0] == 1
 
