@@ -331,6 +331,7 @@ def _stage(
             context = replace(context, job=changed_job(context.job, name, overrides))
             check_versions(context.job.export)
             folder.change(context.job)
+            folder.enter(context.job.space_for(folder.space.settings["num_classes"]))
         if again:
             folder.reopen(name)
         pipeline.run_stage(context, name)

@@ -4,6 +4,8 @@ and exported."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import onnxruntime as ort
 import torch
@@ -13,9 +15,9 @@ from torch import Tensor
 from latency_tables.graphs.graph import build_model
 from latency_tables.graphs.ranges import observed_ranges
 from nas.errors import JobError
-from search_spaces import Arch, Space, float_arch, network, quantised
+from search_spaces import Arch, Space, float_arch, float_space, network, quantised
 from supernets.calibrate import resize, resolution
-from supernets.extract import fold
+from supernets.extract import FoldedWeights, fold
 from supernets.supernet import Stats, Supernet
 from supernets.tasks import task_of
 
@@ -24,27 +26,40 @@ from supernets.tasks import task_of
 RANGE_IMAGES = 128
 
 
-def deployed(
-    net: Supernet,
-    space: Space,
-    arch: Arch,
-    stats: Stats,
-    calibration: Sequence[Tensor],
-    *,
-    batch: int | None = None,
-    opset: int = 17,
-    ir_version: int = 8,
-) -> ModelProto:
-    """The graph of an architecture of `space` with the weights of `net`, a supernet of that space without precision.
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """One network of a supernet, batch norm folded in, of which graphs in any precision are built.
 
-    stats: of batch norm. calibration: batches (B, C, H, W) of normalised training images, which tell the ranges of integers.
+    images: the training images (B, C, H, W), normalised and of its size, on which the ranges of integers are seen.
     """
-    layers, weights = network(space, arch), fold(net, float_arch(space, arch), stats)
-    ranges = None
-    if quantised(layers):
-        images = resize(calibration[0][:RANGE_IMAGES], resolution(arch))
-        ranges = observed_ranges(layers, weights, [images.numpy()])
-    return build_model(layers, weights, batch=batch, opset=opset, ir_version=ir_version, ranges=ranges)
+
+    space: Space
+    arch: Arch
+    """In fp32, of the space without precision."""
+    weights: FoldedWeights
+    images: Tensor
+
+    @staticmethod
+    def of(net: Supernet, space: Space, arch: Arch, stats: Stats, calibration: Sequence[Tensor]) -> Deployed:
+        """An architecture of `space` with the weights of `net`, a supernet of that space without precision.
+
+        stats: of batch norm. calibration: batches of normalised training images.
+        """
+        plain = float_arch(space, arch)
+        images = resize(calibration[0][:RANGE_IMAGES], resolution(arch)).contiguous()
+        return Deployed(space, plain, fold(net, plain, stats), images)
+
+    @cached_property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Of the activations of each layer, and of the input."""
+        return observed_ranges(network(float_space(self.space), self.arch), self.weights, [self.images.numpy()])
+
+    def model(self, arch: Arch, *, batch: int | None = None, opset: int = 17, ir_version: int = 8) -> ModelProto:
+        """The graph of the network in the precisions of `arch`, which differs in nothing else; `batch` None leaves it open."""
+        assert float_arch(self.space, arch) == self.arch, "another network"
+        layers = network(self.space, arch)
+        ranges = self.ranges if quantised(layers) else None
+        return build_model(layers, self.weights, batch=batch, opset=opset, ir_version=ir_version, ranges=ranges)
 
 
 def session_of(model: bytes, name: str) -> ort.InferenceSession:
@@ -58,11 +73,15 @@ def session_of(model: bytes, name: str) -> ort.InferenceSession:
         raise JobError(f"ONNX Runtime cannot load the model of {name}: {error}") from error
 
 
+def answers_of(session: ort.InferenceSession, x_BCHW: Tensor) -> Tensor:
+    """Logits (B, K) of normalised images of the network's size, from a graph with a free batch."""
+    return torch.from_numpy(session.run(None, {"input": x_BCHW.contiguous().numpy()})[0])
+
+
 def score_of(model: ModelProto, arch: Arch, images: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The score of a graph with a free batch over batches of images (B, C, H, W) and labels, as `supernets.accuracy`."""
     session, kept = session_of(model.SerializeToString(), arch.id), []
     for x_BCHW, y_B in images:
-        logits = session.run(None, {"input": resize(x_BCHW, resolution(arch)).contiguous().numpy()})[0]
         task = task_of(y_B)
-        kept.append(task.kept(torch.from_numpy(logits), y_B))
+        kept.append(task.kept(answers_of(session, resize(x_BCHW, resolution(arch))), y_B))
     return task.score(torch.cat(kept))

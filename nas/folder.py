@@ -84,6 +84,14 @@ class RunFolder:
         except SpaceError as error:
             raise JobError(f"{self.root / 'space.json'}: {error}") from error
 
+    def enter(self, space: Space) -> None:
+        """Go on in this space: what was measured in another one is forgotten."""
+        if space != self.space:
+            self.reopen("profile")
+            for measured in (*self.root.glob("tables/*"), *self.root.glob("predictors/*")):
+                measured.unlink()
+            self.write_json("space.json", space.to_json())
+
     def table(self, device: str) -> Path:
         return self._in("tables", f"{device}.json")
 
@@ -167,6 +175,11 @@ class RunFolder:
     def _in(self, folder: str, name: str) -> Path:
         (self.root / folder).mkdir(exist_ok=True)
         return self.root / folder / name
+
+
+def space_json(space: Space) -> dict[str, Any]:
+    """What is said of a space beside its definition."""
+    return {"family": space.family, "id": space.id, "size": space.size, "choices": len(space.choices)}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

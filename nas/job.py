@@ -178,6 +178,7 @@ class Job:
 # What the pipeline fills in itself and a job file therefore does not say, with the value it has until then.
 DERIVED: dict[type, dict[str, Any]] = {DataSource: {"size": 32}, TrainSettings: {"seed": 0}}
 
+PRECISION = ("space.precisions", "space.precision_per")
 PATHS = ("data.path", "data.test_path", "train.start")
 
 # Beside its own errors the parser lets through those of int() and date(), as of `2024-13-45`, and of too deep a nest.
@@ -206,13 +207,14 @@ def read_job(path: Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def changed_job(job: Job, section: str, overrides: Sequence[str]) -> Job:
-    """The job with `section.sub=value` overrides of one of its sections, as `read_job` takes them."""
+    """The job with `section.sub=value` overrides of one of its sections, as `read_job` takes them; with those of `profile` may
+    come the precisions of its space, on which nothing before depends."""
     document = job_to_json(job)
+    others = PRECISION if section == "profile" else ()
     for override in overrides:
-        if not override.startswith(f"{section}."):
-            raise JobError(
-                f"--set {override!r}: this stage takes {section}.KEY=VALUE alone; what came before it is made"
-            )
+        if not override.startswith(f"{section}.") and override.partition("=")[0] not in others:
+            taken = ", ".join((f"{section}.KEY=VALUE", *others))
+            raise JobError(f"--set {override!r}: this stage takes {taken} alone; what came before it is made")
         _override(document, override)
     return job_from_json(document)
 

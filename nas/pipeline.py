@@ -22,7 +22,7 @@ from latency_tables.measuring.machine import Here, Machine
 from latency_tables.table import SHIFTED
 from latency_tables.table import load as load_table
 from nas.export import Checked, check_versions, specialise, write_model
-from nas.folder import STAGES, RunFolder, versions
+from nas.folder import STAGES, RunFolder, space_json, versions
 from nas.job import Job
 from nas.model_lab import LOCK_TIMEOUT_S
 from nas.profiling import measured_front, needs_of, profiled, shift_since
@@ -36,14 +36,16 @@ from nas.searching.evaluations import Evaluations
 from nas.searching.evaluator import Evaluator
 from nas.searching.fronts import PICKS
 from nas.searching.inputs import context_of, identity_of, images_of, problem_of, warm_start
+from nas.searching.mixing import Mixer
 from nas.searching.runners import make_runner
+from nas.searching.sensitivity import Sensitivity
 from nas.searching.store import TrialStore
 from nas.searching.truth import with_measured
 from nas.searching.warmup import correlations
 from nas.searching.watch import UNWATCHED, Watch
 from nas.summary import summarise
 from nas.training import train_on_ray
-from search_spaces import Arch, Codes, Space, digest, float_arch, float_space
+from search_spaces import Arch, Codes, Space, digest, float_arch, float_space, precision_columns
 from supernets.augment import Normalisation
 from supernets.batches import Batches, batch_of, calibration_batches
 from supernets.calibrate import accuracy, calibrate
@@ -121,9 +123,8 @@ def train(context: Run) -> dict[str, Any]:
     with context.display.stage("data") as progress:
         # Decoded once, and from then on read from the run's cache.
         dataset = load(job.source, folder.cache, lambda done, total: progress(done, total, "images"))
-    searched = job.space_for(len(dataset.classes))
-    folder.write_json("space.json", searched.to_json())
-    space = float_space(searched)
+    folder.write_json("space.json", job.space_for(len(dataset.classes)).to_json())
+    space = float_space(folder.space)
     with context.display.stage("train") as progress:
         trainer = train_supernet
         if job.train.workers > 1:
@@ -147,12 +148,7 @@ def train(context: Run) -> dict[str, Any]:
             "layout": state.layout,
             "history": state.history,
         },
-        "space": {
-            "family": searched.family,
-            "id": searched.id,
-            "size": searched.size,
-            "choices": len(searched.choices),
-        },
+        "space": space_json(space),
         "data": {
             "name": dataset.name,
             "id": dataset.id,
@@ -190,15 +186,12 @@ def search(context: Run) -> dict[str, Any]:
     scores_of = partial(_proxy_scores, space, dataset, job.seed)
     warm_up = settings.warm_up
     prefer = (lambda codes: scores_of([warm_up], codes)[warm_up]) if warm_up else None
+    calibration = calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches)
+    mix = Mixer(Sensitivity(net, space, dataset.task, calibration)) if len(precision_columns(space)) else None
     plan = Plan(
-        settings.sampler, settings.evaluations, images, settings.population, settings.patience, job.seed, prefer
+        settings.sampler, settings.evaluations, images, settings.population, settings.patience, job.seed, prefer, mix
     )
-    evaluator = Evaluator(
-        net,
-        space,
-        calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches),
-        Batches.of(dataset.validation, dataset),
-    )
+    evaluator = Evaluator(net, space, calibration, Batches.of(dataset.validation, dataset))
     with (
         context.display.stage("search") as progress,
         context.trials() if context.trials else TrialStore(settings.store or folder.evaluations) as store,

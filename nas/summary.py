@@ -9,7 +9,7 @@ from typing import Any
 from latency_tables.predicting.predictor import load_predictor
 from nas.compare import compare, picks_elsewhere
 from nas.diagram import blocks
-from nas.folder import STAGES, RunFolder, versions
+from nas.folder import STAGES, RunFolder, space_json, versions
 from nas.job import job_to_json
 from nas.report import SUMMARY_FORMAT
 from nas.tables import KNEE, pick
@@ -32,7 +32,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": job_to_json(job),
         "seed": job.seed,
-        "space": trained["space"],
+        "space": space_json(space),
         "data": trained["data"],
         "supernet": trained["supernet"],
         "search": searched["search"],

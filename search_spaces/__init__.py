@@ -22,6 +22,7 @@ from search_spaces.precision import (
     float_space,
     in_precision,
     lifted,
+    precision_columns,
     precision_of,
     quantised,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "lifted",
     "mutate",
     "network",
+    "precision_columns",
     "precision_of",
     "quantised",
     "row_keys",

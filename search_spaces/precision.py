@@ -73,6 +73,11 @@ def float_codes(space: Space, codes: NDArray[np.integer[Any]]) -> Codes:
     return space.canonical(np.where(highest >= 0, highest, codes))
 
 
+def precision_columns(space: Space) -> NDArray[np.int64]:
+    """Where the choices of precision stand in a code matrix."""
+    return np.flatnonzero(np.array([_decides(choice.name) for choice in space.choices], dtype=bool))
+
+
 def lifted(space: Space, arch: Arch, precision: str = "fp32") -> Arch:
     """An architecture of `float_space` in this space, where all of it computes in one precision."""
     return space.arch({**arch.values, **{c.name: precision for c in space.choices if c.kind == KIND}})

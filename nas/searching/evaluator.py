@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from nas.deployed import deployed, score_of
+from nas.deployed import Deployed, score_of
 from nas.errors import JobError
 from search_spaces import Arch, Space, float_arch, precision_of
 from supernets.batches import Batches
@@ -52,7 +52,8 @@ class Evaluator:
             if precision_of(arch) == "fp32":
                 found = accuracy(self.net, plain, stats, read)
             else:
-                found = score_of(deployed(self.net, self.space, arch, stats, self.calibration), arch, read)
+                graphs = Deployed.of(self.net, self.space, arch, stats, self.calibration)
+                found = score_of(graphs.model(arch), arch, read)
         return Score(found, time.perf_counter() - start, len(read.labels))
 
 

@@ -24,6 +24,7 @@ from nas.searching.constraints import feasible_sample
 from nas.searching.fidelity import sampling_variance
 from nas.searching.guided import Known, propose
 from nas.searching.problem import Problem
+from nas.searching.quantities import Target
 from nas.searching.warmup import warm_start
 from search_spaces import Codes, Space, costs, digest, first_rows
 from supernets.picks import nested
@@ -34,6 +35,11 @@ F64 = NDArray[np.float64]
 CANDIDATES = 4
 # Integer programming takes half a second for each target.
 EXACT_EVERY, EXACT_TARGETS = 4, 2
+# The losses of three networks take about as long as five evaluations.
+MIXED_EVERY = 2
+
+Mix = Callable[[Target, Codes, int], Codes]
+"""Candidates in other precisions, from the rows of a target's front and the number of the batch."""
 
 IMAGES = "images"
 """User attribute of a trial: the validation images that its accuracy was counted on."""
@@ -76,17 +82,26 @@ class GuidedSampler(_WholeSampler):
 
     The study's directions must be `problem.directions()`, a trial's values `problem.trial_values(...)`. A batch is a
     function of the seed, the batch's first trial, the trials before it and what this sampler gave out. With `exact` the
-    optima of additive models are among the candidates in every `EXACT_EVERY`-th batch.
+    optima of additive models are among the candidates in every `EXACT_EVERY`-th batch, and what `mix` makes of one target's
+    front in every `MIXED_EVERY`-th.
     """
 
     def __init__(
-        self, problem: Problem, *, batch: int = 10, seed: int = 0, images: int | None = None, exact: bool = False
+        self,
+        problem: Problem,
+        *,
+        batch: int = 10,
+        seed: int = 0,
+        images: int | None = None,
+        exact: bool = False,
+        mix: Mix | None = None,
     ) -> None:
         self._problem = problem
         self._batch = batch
         self._seed = seed
         self._images = images
         self._exact = exact
+        self._mix = mix
         self._waiting: list[dict[str, int]] = []
         self._given: list[dict[str, int]] = []
         self._alone = threading.Lock()
@@ -108,21 +123,29 @@ class GuidedSampler(_WholeSampler):
         if len(known.codes) < 2:
             rows = founders(self._problem, rng, self._batch)
         else:
-            also = self._optima(known, trial.number // self._batch) if self._exact else None
+            turn = trial.number // self._batch
+            also = np.concatenate([known.codes[:0], *self._optima(known, turn), *self._mixes(known, turn)])
             taken = taken_of(self._problem.space, trials, self._given)
             rows = propose(self._problem, known, rng, self._batch, also, taken)
         # Where nothing is left that would be new, anything will do.
         return rows if len(rows) else self._problem.space.sample(rng, 1)
 
-    def _optima(self, known: Known, batch: int) -> Codes | None:
-        """Optima of additive models on some targets, others each time; None in most batches."""
+    def _optima(self, known: Known, batch: int) -> list[Codes]:
+        """Optima of additive models on some targets, others each time; none in most batches."""
         turn, off = divmod(batch, EXACT_EVERY)
         rows = np.flatnonzero(known.final)
-        if off != EXACT_EVERY // 2 or len(rows) < 2:
-            return None
+        if not self._exact or off != EXACT_EVERY // 2 or len(rows) < 2:
+            return []
         targets = self._problem.targets
         some = [targets[(turn * EXACT_TARGETS + i) % len(targets)] for i in range(min(EXACT_TARGETS, len(targets)))]
-        return exact_candidates(self._problem, some, known.codes[rows], known.accuracy[rows], self._batch)
+        return [exact_candidates(self._problem, some, known.codes[rows], known.accuracy[rows], self._batch)]
+
+    def _mixes(self, known: Known, batch: int) -> list[Codes]:
+        turn, off = divmod(batch, MIXED_EVERY)
+        if self._mix is None or off:
+            return []
+        target = self._problem.targets[turn % len(self._problem.targets)]
+        return [self._mix(target, known.codes[known.front(self._problem, target)], turn)]
 
 
 class NestedSampler(_WholeSampler):
@@ -206,29 +229,31 @@ def _spread(space: Space, rows: Codes, n: int, prefer: Callable[[Codes], F64] | 
 
 @dataclass(frozen=True, slots=True)
 class SamplerKind:
-    """How a sampler is made from a problem, a seed and the proposals of a generation.
+    """How a sampler is made from a problem, a seed, the proposals of a generation, and what mixes precisions.
 
     A `joint` one proposes for all targets at once; of others each target has its own study. Generations have `population`
     proposals unless the job says otherwise, the first one `founders` times as many; with 0 founders it is like the others.
     """
 
-    make: Callable[[Problem, int, int], optuna.samplers.BaseSampler]
+    make: Callable[[Problem, int, int, Mix | None], optuna.samplers.BaseSampler]
     population: int
     joint: bool = False
     founders: int = 1
 
 
-def _nsga3(problem: Problem, seed: int, population: int) -> optuna.samplers.BaseSampler:
+def _nsga3(problem: Problem, seed: int, population: int, mix: Mix | None) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # it has been so since version 3.2
         return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population)
 
 
-def _guided(problem: Problem, seed: int, population: int, exact: bool = False) -> optuna.samplers.BaseSampler:
-    return GuidedSampler(problem, batch=population, seed=seed, exact=exact)
+def _guided(
+    problem: Problem, seed: int, population: int, mix: Mix | None, exact: bool = False
+) -> optuna.samplers.BaseSampler:
+    return GuidedSampler(problem, batch=population, seed=seed, exact=exact, mix=mix)
 
 
-def _nested(problem: Problem, seed: int, population: int) -> optuna.samplers.BaseSampler:
+def _nested(problem: Problem, seed: int, population: int, mix: Mix | None) -> optuna.samplers.BaseSampler:
     return NestedSampler(problem, population)
 
 
@@ -238,11 +263,13 @@ SAMPLERS: Mapping[str, SamplerKind] = {
     # evaluations) that changed nothing: a hypervolume of 0.6649 in place of 0.6650.
     "guided_exact": SamplerKind(partial(_guided, exact=True), 10, joint=True, founders=2),
     "nsga2": SamplerKind(
-        lambda problem, seed, population: optuna.samplers.NSGAIISampler(seed=seed, population_size=population), 24
+        lambda problem, seed, population, mix: optuna.samplers.NSGAIISampler(seed=seed, population_size=population), 24
     ),
     "nsga3": SamplerKind(_nsga3, 24),
-    "tpe": SamplerKind(lambda problem, seed, population: optuna.samplers.TPESampler(seed=seed, constant_liar=True), 10),
-    "gp": SamplerKind(lambda problem, seed, population: optuna.samplers.GPSampler(seed=seed), 4),
-    "random": SamplerKind(lambda problem, seed, population: optuna.samplers.RandomSampler(seed=seed), 24),
+    "tpe": SamplerKind(
+        lambda problem, seed, population, mix: optuna.samplers.TPESampler(seed=seed, constant_liar=True), 10
+    ),
+    "gp": SamplerKind(lambda problem, seed, population, mix: optuna.samplers.GPSampler(seed=seed), 4),
+    "random": SamplerKind(lambda problem, seed, population, mix: optuna.samplers.RandomSampler(seed=seed), 24),
     "nested": SamplerKind(_nested, LEVELS, joint=True, founders=0),
 }

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from nas.searching.constraints import excesses
 from nas.searching.problem import Problem
-from nas.searching.samplers import ACCURACY, IMAGES, SamplerKind, distributions, founders, params_of
+from nas.searching.samplers import ACCURACY, IMAGES, Mix, SamplerKind, distributions, founders, params_of
 from search_spaces import Codes, digest
 
 F64 = NDArray[np.float64]
@@ -39,9 +39,16 @@ class SearchStudy:
     """The study called `name` of a problem, which has one target or, for a joint sampler, all of them."""
 
     def __init__(
-        self, name: str, problem: Problem, kind: SamplerKind, population: int, seed: int, prefer: Prefer | None = None
+        self,
+        name: str,
+        problem: Problem,
+        kind: SamplerKind,
+        population: int,
+        seed: int,
+        prefer: Prefer | None = None,
+        mix: Mix | None = None,
     ) -> None:
-        self.name, self.problem, self._prefer = name, problem, prefer
+        self.name, self.problem, self._prefer, self._mix = name, problem, prefer, mix
         self._kind, self._population, self._seed = kind, population, seed
         self._asked: list[optuna.Trial] = []
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -60,7 +67,7 @@ class SearchStudy:
         begins = generation == 0 and not self.informed and self._kind.founders > 0
         n = self._population * (self._kind.founders if begins else 1)
         seed = int(digest(["sampler", self._seed, self.name, generation], 8), 16)
-        self.study.sampler = self._kind.make(self.problem, seed, n)
+        self.study.sampler = self._kind.make(self.problem, seed, n, self._mix)
         if begins:
             self._enqueue_founders(n)
         self._asked = [self.study.ask() for _ in range(n)]
@@ -107,13 +114,18 @@ class SearchStudy:
 
 
 def make_studies(
-    problem: Problem, kind: SamplerKind, population: int, seed: int, prefer: Prefer | None = None
+    problem: Problem,
+    kind: SamplerKind,
+    population: int,
+    seed: int,
+    prefer: Prefer | None = None,
+    mix: Mix | None = None,
 ) -> list[SearchStudy]:
     """One study for all targets, or one for each."""
     if kind.joint:
-        return [SearchStudy(JOINT, problem, kind, population, seed, prefer)]
+        return [SearchStudy(JOINT, problem, kind, population, seed, prefer, mix)]
     return [
-        SearchStudy(target.name, replace(problem, targets=(target,)), kind, population, seed, prefer)
+        SearchStudy(target.name, replace(problem, targets=(target,)), kind, population, seed, prefer, mix)
         for target in problem.targets
     ]
 

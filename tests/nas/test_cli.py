@@ -278,7 +278,10 @@ def test_a_finished_search_is_run_anew_under_other_constraints(nas, copied):
         (("search", "--set", "search.evaluations=12"), "the search stage is finished; add --again"),
         (("search", "--again", "--set", "train.epochs=3"), "this stage takes search.KEY=VALUE alone"),
         (("search", "--again", "--set", "search.evaluation=12"), "unknown key; did you mean 'evaluations'?"),
-        (("profile", "--again", "--set", "stem=8"), "this stage takes profile.KEY=VALUE alone"),
+        (
+            ("profile", "--again", "--set", "stem=8"),
+            "this stage takes profile.KEY=VALUE, space.precisions, space.precision_per alone",
+        ),
         (("export", "--again", "--set", "export.opset=2"), "opset"),
     ],
 )

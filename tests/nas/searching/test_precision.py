@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.deployed import deployed, score_of
+from nas.deployed import Deployed, score_of
 from nas.searching.engine import Identity, Plan, search
 from nas.searching.evaluations import Evaluations
 from nas.searching.evaluator import Evaluator
@@ -43,10 +43,11 @@ def test_a_network_with_integers_scores_as_the_graph_that_is_deployed(evaluator)
     for arch in some("int8"):
         plain = float_arch(PRECISE, arch)
         stats = calibrate(evaluator.net, plain, evaluator.calibration)
-        graph = deployed(evaluator.net, PRECISE, arch, stats, evaluator.calibration)
+        graphs = Deployed.of(evaluator.net, PRECISE, arch, stats, evaluator.calibration)
+        graph = graphs.model(arch)
         assert "QuantizeLinear" in {node.op_type for node in graph.graph.node}
         assert evaluator.score(arch).val_accuracy == score_of(graph, arch, evaluator.validation)
-        in_floats = deployed(evaluator.net, SPACE, plain, stats, evaluator.calibration)
+        in_floats = graphs.model(lifted(PRECISE, plain))
         wanted = accuracy(evaluator.net, plain, stats, evaluator.validation)
         assert score_of(in_floats, plain, evaluator.validation) == wanted
 

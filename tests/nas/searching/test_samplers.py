@@ -215,5 +215,5 @@ def test_founders_may_be_preferred():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_is_one_of_optunas(name):
     kind = SAMPLERS[name]
-    sampler = kind.make(problem_of(), 0, kind.population)
+    sampler = kind.make(problem_of(), 0, kind.population, None)
     assert isinstance(sampler, optuna.samplers.BaseSampler)
