@@ -1,7 +1,8 @@
 """ONNX graphs straight from Layers: the one builder for what is profiled and for what is deployed.
 
 Exporting a sub-network from torch takes 0.3-9 s; building it here takes milliseconds and gives the same operators for
-random weights as for trained ones. With `nodes` and `quantise` the only modules of this package that import `onnx`.
+random weights as for trained ones. With `nodes`, `quantise`, `preprocessing` and `float_io` the only modules of this
+package that import `onnx`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 from onnx import ModelProto
 
 from latency_tables.errors import LatencyError
+from latency_tables.graphs.float_io import keep_float_io
 from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, network_model, tensor
 from latency_tables.graphs.quantise import quantised_model
-from latency_tables.graphs.weights import Weights, layer_weights
+from latency_tables.graphs.weights import Weights, in_kind, layer_weights
 from search_spaces import Arch, Layer, Space, network
 
 
@@ -30,11 +32,13 @@ def build_model(
     seed: int = 0,
     metadata: Mapping[str, str] | None = None,
     kind: type[np.floating[Any]] = np.float32,
+    keep_io: bool = False,
 ) -> ModelProto:
     """The ONNX model of `layers`: `input` (batch, channels, height, width) to `logits`, all of `kind`.
 
     `batch=None` leaves the batch open, as the dimension "batch". Without `weights` they are drawn from `seed`, scaled
-    so that activations neither vanish nor explode. `LatencyError` names the layer whose weights do not fit.
+    so that activations neither vanish nor explode. With `keep_io` input and output are float32 whatever `kind` is.
+    `LatencyError` names the layer whose weights do not fit.
     """
     model = network_model(layers, batch, opset, ir_version, metadata, kind)
     graph = model.graph
@@ -42,11 +46,13 @@ def build_model(
         tensors = layer_weights(layer, weights, seed + index + 1)
         names = [f"{layer.name}.{part}" for part in tensors]
         graph.initializer.extend(
-            tensor(name, array.astype(kind, copy=False)) for name, array in zip(names, tensors.values(), strict=True)
+            tensor(name, in_kind(name, array, kind)) for name, array in zip(names, tensors.values(), strict=True)
         )
         names += add_constants(graph, layer, kind)
         output = OUTPUT if layer is layers[-1] else layer.name
         graph.node.extend(NODES[layer.op](layer, layer.inputs, names, output))
+    if keep_io:
+        keep_float_io(graph)
     return model
 
 
