@@ -26,7 +26,7 @@ check: $(VENV)/installed
 	$(BIN)/python tests/readme_commands.py
 
 bench: $(VENV)/installed
-	for name in elastic_forward graph_build exported_speed search_overhead; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in elastic_forward deploy search_overhead; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

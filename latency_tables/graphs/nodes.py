@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, defs
 
 from latency_tables.errors import LatencyError
+from latency_tables.graphs.weights import in_kind
 from search_spaces import NETWORK_INPUT, Layer
 
 INPUT, OUTPUT = NETWORK_INPUT, "logits"
@@ -49,8 +50,9 @@ def network_model(
         model.metadata_props.add(key=key, value=value)
     graph, shape = model.graph, layers[-1].out_shape
     graph.name = "network"
-    graph.input.append(_value(INPUT, (batch, *layers[0].in_shape), kind))
-    graph.output.append(_value(OUTPUT, (batch, *(shape[:1] if layers[-1].op == "linear" else shape)), kind))
+    images = DYNAMIC_BATCH if batch is None else batch
+    graph.input.append(value_info(INPUT, (images, *layers[0].in_shape), kind))
+    graph.output.append(value_info(OUTPUT, (images, *(shape[:1] if layers[-1].op == "linear" else shape)), kind))
     return model
 
 
@@ -88,7 +90,7 @@ def add_tensors(
     """Put a layer's weight and bias into the graph as `kind`; their names."""
     names = [f"{layer.name}.{part}" for part in tensors]
     graph.initializer.extend(
-        tensor(name, array.astype(kind, copy=False)) for name, array in zip(names, tensors.values(), strict=True)
+        tensor(name, in_kind(name, array, kind)) for name, array in zip(names, tensors.values(), strict=True)
     )
     return names
 
@@ -102,18 +104,19 @@ def add_constants(graph: GraphProto, layer: Layer, kind: type[np.floating[Any]] 
     return [f"{layer.name}.{name}" for name in found]
 
 
-def _value(name: str, shape: tuple[int | None, ...], kind: type[np.floating[Any]]) -> ValueInfoProto:
+def value_info(name: str, shape: Sequence[int | str], kind: type[np.generic]) -> ValueInfoProto:
+    """An input or output; an extent that is open is given as the name of its dimension."""
     value = ValueInfoProto(name=name, type=TypeProto())
     value.type.tensor_type.elem_type = ELEMENTS[np.dtype(kind)]
     for extent in shape:
-        if extent is None:
-            value.type.tensor_type.shape.dim.add(dim_param=DYNAMIC_BATCH)
+        if isinstance(extent, str):
+            value.type.tensor_type.shape.dim.add(dim_param=extent)
         else:
             value.type.tensor_type.shape.dim.add(dim_value=extent)
     return value
 
 
-def node(op: str, inputs: Sequence[str], output: str, **attributes: int | float | list[int]) -> NodeProto:
+def node(op: str, inputs: Sequence[str], output: str, **attributes: int | float | str | list[int]) -> NodeProto:
     """A node; `onnx.helper.make_node` does the same 2.6x slower."""
     made = NodeProto(op_type=op, name=f"{output}/{op}", input=inputs, output=[output])
     for name, value in attributes.items():
@@ -121,6 +124,8 @@ def node(op: str, inputs: Sequence[str], output: str, **attributes: int | float 
             made.attribute.add(name=name, type=AttributeProto.INTS, ints=value)
         elif isinstance(value, int):
             made.attribute.add(name=name, type=AttributeProto.INT, i=value)
+        elif isinstance(value, str):
+            made.attribute.add(name=name, type=AttributeProto.STRING, s=value.encode())
         else:
             made.attribute.add(name=name, type=AttributeProto.FLOAT, f=value)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,18 @@ def layer_weights(layer: Layer, weights: Weights | None, seed: int) -> dict[str,
     if not layer.weight_shape:
         return {}
     return _drawn(layer, seed) if weights is None else _given(layer, weights)
+
+
+def in_kind(name: str, array: F32, kind: type[np.floating[Any]]) -> NDArray[Any]:
+    """The tensor `name` as numbers of `kind`; `LatencyError` if one is too large for it."""
+    if kind is np.float32:
+        return array
+    largest, limit = float(np.abs(array).max(initial=0.0)), float(np.finfo(kind).max)
+    if not largest <= limit:
+        raise LatencyError(
+            f"{name} holds {largest:.3g}, and {np.dtype(kind)} ends at {limit:g}: build this network in fp32"
+        )
+    return array.astype(kind)
 
 
 def _has_bias(layer: Layer) -> bool:

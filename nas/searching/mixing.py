@@ -51,11 +51,9 @@ def mixes(target: Target, row: Row, losses: Losses, limits: int) -> Codes:
     active = space.active(row[None])[0, columns]
     loss_p = losses(space.decode(row[None])[0])[active]
     parts = columns[active]
-    ends = target.values("latency_ms", np.stack([_in_integers(row, parts), row]))
-    found = [
-        best_mix(target, row, parts, loss_p, float(limit_ms))
-        for limit_ms in np.linspace(*sorted(ends), limits + 2)[1:-1]
-    ]
+    fast, slow = target.values("latency_ms", np.stack([_in_integers(row, parts), row])).tolist()
+    limits_ms = [fast + (slow - fast) * (i + 1) / (limits + 1) for i in range(limits)]
+    found = [best_mix(target, row, parts, loss_p, limit_ms) for limit_ms in limits_ms]
     return np.array([each for each in found if each is not None], dtype=np.int16).reshape(-1, len(row))
 
 
