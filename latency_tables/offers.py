@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 from latency_tables.device import PRECISIONS, Device
 from latency_tables.errors import LatencyError
-from latency_tables.measuring.sessions import CANARY, Graph, one_line, open_session, runtime_errors, session_options
+from latency_tables.measuring.sessions import CANARY, CPU, Graph, open_session, optimised_model
 from latency_tables.processor import Processor
 
 CANARIES = {"fp32": CANARY, **{name: CANARY.with_name(f"canary_{name}.onnx") for name in PRECISIONS if name != "fp32"}}
 BATCHES = (1, 8)
-CPU = "CPUExecutionProvider"
 CAST = b"InsertedPrecisionFreeCast"
 """How the runtime names the casts that it puts around an operation which the provider has in single precision only."""
 
@@ -29,11 +26,12 @@ class Offers:
 
 
 def check_device(device: Device) -> None:
-    """`LatencyError` says why this machine cannot run the device: provider, options or precision."""
+    """`LatencyError` says why this machine cannot run the device: provider, options or precision, or that the provider leaves
+    a part of a plain network to the processor."""
     graph = Graph("canary", CANARIES[device.precision].read_bytes())
     one = Device(device.name, device.provider, device.provider_options, device.threads, device.precision)
     open_session(graph, one)
-    optimised = _optimised(graph, one)
+    optimised = optimised_model(graph, one, alone=True)
     if device.precision == "fp16" and CAST in optimised:
         raise LatencyError(
             f"device {device.name}: {device.provider} has no fp16 on this machine and would compute in fp32 between casts; "
@@ -69,23 +67,3 @@ def _threads(cores: int) -> tuple[int, ...]:
     """1, 2, 4 and so on, and all."""
     powers = [2**exponent for exponent in range(cores.bit_length()) if 2**exponent < cores]
     return (*powers, cores)
-
-
-def _optimised(graph: Graph, device: Device) -> bytes:
-    """The graph as the runtime makes it for the device; `LatencyError` if the provider leaves a part to the CPU."""
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        options, path = session_options(device), Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(path)
-        if device.provider != CPU:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            provider = (device.provider, dict(device.provider_options))
-            onnxruntime.InferenceSession(graph.model, options, providers=[provider])
-        except runtime_errors() as error:
-            raise LatencyError(
-                f"device {device.name}: {device.provider} does not run a plain network by itself: {one_line(error)}"
-            ) from error
-        # A provider that compiles its own part may leave nothing to write down.
-        return path.read_bytes() if path.exists() else b""

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from latency_tables.device import Device
 from latency_tables.errors import LatencyError
-from latency_tables.measuring.sessions import OPTIMIZATIONS, one_line, runtime_errors, session_options
-from latency_tables.offers import CPU
+from latency_tables.measuring.sessions import CPU, OPTIMIZATIONS, one_line, runtime_errors, session_options
 
 LEVEL = "all"
 # It blocks weights by the vector width of the processor at hand.

@@ -87,12 +87,16 @@ def _ranged(layer: Layer, layers: Sequence[Layer]) -> tuple[str, str]:
 
 
 def _fused_with_clip(layers: Sequence[Layer]) -> set[str]:
-    """Convolutions that a clip alone reads: the runtime makes it part of them, which clip at the ends of their range."""
+    """Convolutions and sums that a clip alone reads: the runtime makes it part of them, which clip at the ends of their
+    range. Without sums, networks of `tiny` and `resnet50` took 1.02-1.09 of the time."""
     readers = Counter(name for layer in layers for name in layer.inputs)
     return {
         before.name
         for before, layer in pairwise(layers)
-        if layer.op in CLIPS and layer.inputs == (before.name,) and readers[before.name] == 1 and before.op == "conv"
+        if layer.op in CLIPS
+        and layer.inputs == (before.name,)
+        and readers[before.name] == 1
+        and before.op in ("conv", "add")
         if before.precision == layer.precision == "int8"
     }
 

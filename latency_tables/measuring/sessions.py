@@ -7,6 +7,7 @@ The runtime is imported when the first session is made: whoever describes device
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ Run = Callable[[], float]
 Json = Any
 Array = NDArray[Any]
 
+CPU = "CPUExecutionProvider"
 CANARY = Path(__file__).with_name("canary.onnx")
 
 
@@ -189,6 +191,28 @@ def session_options(device: Device) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.force_spinning_stop", "0" if SPINNING else "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
     return options
+
+
+def optimised_model(graph: Graph, device: Device, *, alone: bool = False) -> bytes:
+    """The graph as the runtime makes it for the device, serialised; empty where a provider compiles all of it.
+
+    With `alone` a `LatencyError` says that the provider leaves a part to the processor.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options, path = session_options(device), Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        if alone and device.provider != CPU:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            provider = (device.provider, dict(device.provider_options))
+            onnxruntime.InferenceSession(graph.model, options, providers=[provider])
+        except runtime_errors() as error:
+            raise LatencyError(
+                f"device {device.name}: {device.provider} does not run {graph.key!r} by itself: {one_line(error)}"
+            ) from error
+        return path.read_bytes() if path.exists() else b""
 
 
 def draw_input(graph: Graph, device: Device, entry: onnxruntime.NodeArg) -> Array:

@@ -4,7 +4,8 @@ import onnxruntime
 import pytest
 
 from latency_tables import Device, LatencyError
-from latency_tables.offers import CPU, check_device, offered_devices
+from latency_tables.measuring.sessions import CPU
+from latency_tables.offers import check_device, offered_devices
 from latency_tables.processor import Processor
 
 
@@ -30,7 +31,7 @@ def test_whatever_the_runtime_has_is_offered_or_refused_with_a_reason():
 def test_a_provider_that_leaves_the_work_to_the_processor_is_not_offered():
     if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this runtime has no such provider")
-    with pytest.raises(LatencyError, match="does not run a plain network by itself"):
+    with pytest.raises(LatencyError, match="does not run 'canary' by itself"):
         check_device(Device("cloud", "AzureExecutionProvider"))
 
 

@@ -7,11 +7,12 @@ import onnx
 import pytest
 
 from latency_tables import Device, Graph, LatencyError
+from latency_tables.graphs.fallbacks import in_floats
 from latency_tables.graphs.graph import BUILDERS, build_model, profiling_model
 from latency_tables.graphs.quantise import quantised_model
 from latency_tables.graphs.ranges import observed_ranges
-from latency_tables.measuring.sessions import load_graph, session_options
-from latency_tables.offers import CPU, check_device
+from latency_tables.measuring.sessions import CPU, load_graph, session_options
+from latency_tables.offers import check_device
 from search_spaces import Layer, define_space, in_precision, network
 from tests.latency_tables.fakes import tiny_space
 
@@ -172,8 +173,16 @@ def test_half_precision_that_would_be_computed_in_single_is_refused(monkeypatch)
     except LatencyError as error:
         assert "use fp32 or int8" in str(error)  # noqa: PT017
     monkeypatch.setattr(
-        "latency_tables.offers._optimised", lambda graph, device: b"... InsertedPrecisionFreeCast_x ..."
+        "latency_tables.offers.optimised_model", lambda graph, device, alone: b"... InsertedPrecisionFreeCast_x ..."
     )
     with pytest.raises(LatencyError, match="device here: CPUExecutionProvider has no fp16 on this machine"):
         check_device(Device("here", precision="fp16"))
     check_device(Device("here", precision="fp32"))
+
+
+def test_layers_of_integers_that_run_in_floats_are_named():
+    layers = in_precision(network(MOBILE, MOBILE.largest()), "int8")
+    found = Counter(layer.op for layer in in_floats(layers, build_model(layers, batch=1).SerializeToString(), DEVICE))
+    assert found.keys() == {"hsigmoid", "hswish"}
+    layers = in_precision(network(SPACES["tiny"], SPACES["tiny"].largest()), "int8")
+    assert in_floats(layers, build_model(layers, batch=1).SerializeToString(), DEVICE) == ()
