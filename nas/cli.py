@@ -243,12 +243,43 @@ def studies(
     print(json.dumps(names) if as_json else "\n".join(f"{storage}: {name}" for name in names))
 
 
-@app.command(epilog="Example: nas export runs/digits")
-def export(folder: RunArgument, again: Again = False, overrides: Set = None, as_json: AsJson = False) -> None:
-    """Export the picks of each front to ONNX, check and re-measure them, and write the summary and the report."""
+@app.command(
+    epilog="Example: nas export runs/digits\n\nExample: nas export runs/digits --pick latency_ms<=0.02 --out deployed"
+)
+def export(
+    folder: RunArgument,
+    picks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pick",
+            metavar="PICK",
+            help="fastest, knee, most-accurate, a limit as 'latency_ms <= 3', or an arch_id; in place of the job's; may be "
+            "repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the folders here, and leave the run as it is [default: its models/].", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace exports that lie in --out already.")] = False,
+    again: Again = False,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export picks of each front: checked and measured ONNX files with their cards; write the summary and the report."""
+    if force and out is None:
+        fail("--force replaces exports in the folder that --out names; for those of the run say --again")
+    if again and out is not None:
+        fail("--out leaves the run as it is, so it takes no --again")
+    changes = [*(overrides or []), *([f"export.picks={json.dumps(picks)}"] if picks else [])]
     with reported():
         context = _resumed(folder, 1)
-        _stage(context, "export", again, as_json, overrides=overrides)
+        if out is not None:
+            _export_into(context, out, force, changes, as_json)
+            return
+        _stage(context, "export", again, as_json, overrides=changes)
         if not as_json:
             _print_tables(context.folder.read_json(context.folder.summary.name), context.folder)
 
@@ -320,8 +351,8 @@ def _stage(
     context: Run, name: str, again: bool, as_json: bool, *, new: bool = False, overrides: list[str] | None = None
 ) -> None:
     from nas import pipeline
-    from nas.export import check_versions
     from nas.job import changed_job
+    from nas.specialising.specialise import check_versions
 
     folder = context.folder
     if overrides and not again and name in folder.stages():
@@ -336,6 +367,19 @@ def _stage(
         pipeline.run_stage(context, name)
     if as_json:
         print(json.dumps(folder.result(name)))
+
+
+def _export_into(context: Run, out: Path, force: bool, changes: list[str], as_json: bool) -> None:
+    from nas import pipeline
+    from nas.job import changed_job
+    from nas.specialising.specialise import check_versions
+
+    job = changed_job(context.job, "export", changes)
+    check_versions(job.export)
+    with context.folder.held():
+        devices = pipeline.export_into(replace(context, job=job), out, force)
+    made = [each for device in devices for each in device["exports"]]
+    print(json.dumps({"devices": devices}) if as_json else "\n".join(each["file"] for each in made))
 
 
 def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:

@@ -339,7 +339,7 @@ def keys_in(value: Any) -> set[str]:
 def check_metadata_keys(folder: Path) -> None:
     import onnxruntime
 
-    for path in sorted((folder / "runs" / "demo" / "models").glob("*.onnx")):
+    for path in sorted((folder / "runs" / "demo" / "models").glob("*/*.onnx")):
         found = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
         assert_named(list(found))
 

@@ -120,7 +120,7 @@ WRITTEN = {
     "train": ("space.json", "supernet.safetensors", "train.safetensors"),
     "profile": ("tables/one.json", "tables/four.json", "predictors/one.json", "predictors/four.json"),
     "search": (),
-    "export": ("models/one-knee.onnx", "summary.json"),
+    "export": ("models/one-knee/model.onnx", "summary.json"),
 }
 
 
@@ -131,7 +131,7 @@ def made_up(name: str) -> Callable[[Run], dict[str, Any]]:
         with run.display.stage(name) as progress:
             progress(1, 2, "half")
         for path in WRITTEN[name]:
-            (run.folder.root / path).parent.mkdir(exist_ok=True)
+            (run.folder.root / path).parent.mkdir(parents=True, exist_ok=True)
             (run.folder.root / path).write_text(name)
         for each in run.job.devices if name == "profile" else ():
             measured = {"device": each.to_json(), "fingerprint": run.machine(each).fingerprint().to_json()}
