@@ -182,6 +182,17 @@ def test_an_attempt_goes_on_with_what_the_one_before_left_on_this_machine(servic
     assert service.files(job.id) >= {"job.json", "tables/one.json.rounds"}
 
 
+def test_an_export_that_was_not_finished_is_none_of_the_jobs_files(service):
+    job = service.submitted(RUN)
+    first = service.claimed()
+    service.perform(first, "prepare")
+    (service.folder(first) / "models/.one-knee.part").mkdir(parents=True)
+    (service.folder(first) / "models/.one-knee.part/model.onnx").write_bytes(b"half")
+    service.jobs.give_back(first)
+    assert service.perform(service.claimed(), "prepare").state == "done"
+    assert not [path for path in service.files(job.id) if path.startswith("models/")]
+
+
 def test_whoever_was_too_slow_writes_into_files_of_his_own(service):
     service.submitted(RUN)
     first = service.claimed()
