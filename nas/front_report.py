@@ -91,11 +91,11 @@ def device_section(plots: dict[str, Plot], index: int, device: Device, objective
     parts.append(f"<h3>How far to trust the predictions</h3>{_trust(plots, index, device)}")
     if device["exports"]:
         parts.append(
-            "<h3>Exported files</h3><p>Each lies in a folder with its card, its numbers and a script that classifies images. It "
-            "was run on all test images, beside the network it was made from: the largest absolute difference between their "
-            "outputs, and how often both say the same of an image. Against the largest network of the space: of how many "
-            "images it says something else, and how many that the largest gets right it has forgotten. ECE is the expected "
-            "calibration error.</p>" + exports_table(name, device["exports"])
+            "<h3>Exported files</h3><p>Each lies in a folder with its card, its numbers and a script that classifies "
+            "images. It was run on all test images, beside the network it was made from: the largest absolute difference "
+            "between their outputs, and how often both say the same of an image. Against the largest network of the space: "
+            "of how many images it says something else, and how many that the largest gets right it has forgotten. ECE is "
+            "the expected calibration error.</p>" + exports_table(name, device["exports"])
         )
     return section(f"device-{index}", name, "".join(parts))
 
