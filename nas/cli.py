@@ -257,6 +257,12 @@ def export(
             "repeated.",
         ),
     ] = None,
+    pair: Annotated[
+        bool,
+        typer.Option(
+            "--pair", help="A fast and an accurate network as well: the second is asked where the first is not sure."
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -274,6 +280,7 @@ def export(
     if again and out is not None:
         fail("--out leaves the run as it is, so it takes no --again")
     changes = [*(overrides or []), *([f"export.picks={json.dumps(picks)}"] if picks else [])]
+    changes += ["export.pair=true"] if pair else []
     with reported():
         context = _resumed(folder, 1)
         if out is not None:
@@ -378,8 +385,9 @@ def _export_into(context: Run, out: Path, force: bool, changes: list[str], as_js
     check_versions(job.export)
     with context.folder.held():
         devices = pipeline.export_into(replace(context, job=job), out, force)
-    made = [each for device in devices for each in device["exports"]]
-    print(json.dumps({"devices": devices}) if as_json else "\n".join(each["file"] for each in made))
+    made = [each["file"] for device in devices for each in device["exports"]]
+    made += [device["pair"]["folder"] for device in devices if device["pair"]]
+    print(json.dumps({"devices": devices}) if as_json else "\n".join(made))
 
 
 def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
@@ -396,6 +404,8 @@ def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
             console.print(_front_table(device))
         else:
             console.print(_closest_line(device), highlight=False)
+        if device.get("pair"):
+            console.print(_pair_line(device["pair"]), highlight=False)
     supernet, total = summary["supernet"], sum(summary["stages"].values())
     console.print(_search_line(summary["search"]), highlight=False)
     console.print(
@@ -432,6 +442,13 @@ def _front_table(device: dict[str, Any]) -> Table:
             made["file"],
         )
     return table
+
+
+def _pair_line(pair: dict[str, Any]) -> str:
+    return (
+        f"{pair['folder']}: {pair['fast']}, and {pair['accurate']} for {pair['share']:.1%} of the images: "
+        f"test {pair['test_accuracy']:.1%} in {pair['latency_ms']:.3f} ms"
+    )
 
 
 def _closest_line(device: dict[str, Any]) -> str:

@@ -97,7 +97,18 @@ def device_section(plots: dict[str, Plot], index: int, device: Device, objective
             "of how many images it says something else, and how many that the largest gets right it has forgotten. ECE is "
             "the expected calibration error.</p>" + exports_table(name, device["exports"])
         )
+    if device.get("pair"):
+        parts.append(_pair(device["pair"]))
     return section(f"device-{index}", name, "".join(parts))
+
+
+def _pair(pair: Mapping[str, Any]) -> str:
+    return (
+        f"<h3>A pair of networks</h3><p>{code(pair['folder'])} asks the fast network {code(pair['fast'])} of every image, and "
+        f"the accurate one, {code(pair['accurate'])}, where the largest probability of the fast one is below "
+        f"{significant(pair['threshold'], 4)}: for {percent(pair['share'])} of the test images. Together they have "
+        f"{percent(pair['test_accuracy'], 2)} on these, in an expected {significant(pair['latency_ms'])} ms.</p>"
+    )
 
 
 def _infeasible(device: Device) -> str:

@@ -190,6 +190,8 @@ class Job:
                     f"device {device.name}: a job exports fp32 models, so its devices must be fp32, not {device.precision}; "
                     "`nas profile --space` measures other precisions"
                 )
+        if self.export.pair and self.data.many_labels:
+            raise JobError("export.pair: takes images of one class each, which a network can be sure of; drop it")
         names = [device.name for device in self.devices]
         if len(set(names)) != len(names):
             raise JobError(f"devices must have different names, got {', '.join(names)}")

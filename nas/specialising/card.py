@@ -40,7 +40,7 @@ def card(numbers: Numbers) -> str:
             "architecture in `arch.json`.",
             f"## Data\n\n{data_text(numbers['data'])}",
             f"## Results\n\n{_results(numbers)}",
-            f"## What it forgets\n\n{_forgotten(numbers)}",
+            f"## What it forgets\n\n{forgotten_text(numbers)}",
             f"## Latency\n\n{_latency(numbers)}",
             f"## How it was found\n\n{found_text(numbers)}",
             f"## Limits\n\n{limits_text(numbers)}",
@@ -99,8 +99,8 @@ def found_text(numbers: Numbers) -> str:
         f"{duration(supernet['train_seconds'])} with the recipe `{supernet['recipe']}` (`{supernet['layout']}`, seed "
         f"{numbers['seed']}); its largest network has {ends[0]} on the test images, its smallest {ends[1]}. The search "
         f"`{search['sampler']}` for {', '.join(f'`{name}`' for name in search['objectives'])}{limits} evaluated "
-        f"{search['evaluations']:,} of its networks ({seeds}). This one has its weights from the supernet; batch norm "
-        "was calibrated for it and folded."
+        f"{search['evaluations']:,} of its networks ({seeds}). Weights are the supernet's; batch norm was "
+        "calibrated for each network and folded."
     ]
     rivals = [f"the search {spread_text(controls['hypervolume'])}"]
     if controls["hypervolume_random"]:
@@ -164,11 +164,11 @@ def _results(numbers: Numbers) -> str:
     ]
     return (
         "The file itself was run on all test images, in ONNX Runtime.\n\n"
-        f"{table(('figure', 'value'), rows)}\n\n{_by_class(numbers)}"
+        f"{table(('figure', 'value'), rows)}\n\n{by_class_table(numbers)}"
     )
 
 
-def _by_class(numbers: Numbers) -> str:
+def by_class_table(numbers: Numbers) -> str:
     classes = numbers["test"]["by_class"]
     worst = sorted(classes, key=lambda each: (each["change"] is None, each["change"] or 0.0))[:CLASSES_SHOWN]
     few = "" if len(worst) == len(classes) else f", the {len(worst)} of {len(classes)} that lost most"
@@ -187,7 +187,7 @@ def _by_class(numbers: Numbers) -> str:
     return table(columns, rows)
 
 
-def _forgotten(numbers: Numbers) -> str:
+def forgotten_text(numbers: Numbers) -> str:
     largest, test = numbers["largest"], numbers["test"]
     worst = max(test["by_class"], key=lambda each: each["forgotten"] / max(each["images"], 1))
     where = (

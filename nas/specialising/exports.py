@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +18,19 @@ from nas.progress import Display, Progress
 from nas.searching.inputs import target_of
 from nas.searching.truth import with_measured
 from nas.specialising.card import card
-from nas.specialising.checks import Checked, check, supernet_answers
-from nas.specialising.folders import CARD, replaced
+from nas.specialising.checks import Checked
+from nas.specialising.folders import replaced, write_json, write_told
 from nas.specialising.model_file import check_json, metadata, write_model
 from nas.specialising.numbers import Network, Told, numbers
+from nas.specialising.pair_export import export_pair, pair_folder
 from nas.specialising.picks import Picked, check_picks, picked, slug
-from nas.specialising.specialise import specialise, supernet_weights
+from nas.specialising.workshop import Exporting, Workshop
 from nas.trained import Trained
-from search_spaces import Arch
-from search_spaces.files import write_bytes
 
 Json = Any
 
 ARCH_FORMAT = "nas.arch/1"
-MODEL, PREDICT = "model.onnx", "predict.py"
-
-
-class Workshop:
-    """Makes networks of one supernet deployable and checks them, each once, however many devices pick it."""
-
-    def __init__(self, trained: Trained) -> None:
-        self.trained = trained
-        self.calibration = trained.calibration()
-        self.test = trained.images("test")
-        self._largest = supernet_answers(trained.net, trained.space.largest(), self.calibration, self.test)
-        self._made: dict[tuple[str, int | None], Checked] = {}
-
-    def checked(self, arch: Arch, batch: int) -> Checked:
-        settings = self.trained.job.export
-        key = (arch.id, None if settings.dynamic_batch else batch)
-        if key not in self._made:
-            weights = supernet_weights(self.trained.net, arch, self.calibration)
-            made = specialise(self.trained.space, arch, weights, settings, batch)
-            self._made[key] = check(made, self.test, self._largest)
-        return self._made[key]
-
-
-@dataclass(frozen=True)
-class Exporting:
-    """An export under way. `into`: where its folders go; `machine` gives the one that measures a device."""
-
-    workshop: Workshop
-    told: Told
-    into: Path
-    machine: Callable[[Device], Machine]
-    display: Display
-
-    @property
-    def trained(self) -> Trained:
-        return self.workshop.trained
+MODEL = "model.onnx"
 
 
 def exported(
@@ -78,7 +40,8 @@ def exported(
     display: Display,
     allowed: Callable[[Sequence[Path]], None] = lambda folders: None,
 ) -> list[dict[str, Json]]:
-    """Export the picks of every front of a run into folders `DEVICE-PICK`; what is to be recorded of each device.
+    """Export the picks of every front of a run into folders `DEVICE-PICK`, and pairs into `DEVICE-pair` where the job asks for
+    them; what is to be recorded of each device.
 
     `allowed` is given all folders before anything is made, and may refuse them. `JobError` where a pick finds nobody.
     """
@@ -87,9 +50,10 @@ def exported(
     check_picks(picks)
     for line in (line for each in picks for line in each.missed.values()):
         display.note("export", line)
-    allowed(
-        [folder_of(into, device, pick) for device, each in zip(devices, picks, strict=True) for pick in each.indices]
-    )
+    folders = [
+        folder_of(into, device, pick) for device, each in zip(devices, picks, strict=True) for pick in each.indices
+    ]
+    allowed([*folders, *(pair_folder(into, device) for device in devices if trained.job.export.pair)])
     with display.stage("export") as progress:
         run = Exporting(Workshop(trained), told, into, machine, display)
         return [
@@ -140,10 +104,11 @@ def _device(
         write_export(run, Network(device, pick, front[index], models[index], measured[index], shift))
         for pick, index in indices.items()
     ]
+    pair = export_pair(run, device, front) if trained.job.export.pair and front else None
     for pick, index in indices.items():
         front[index]["picks"] = [*front[index]["picks"], pick]
     progress(3, device.name)
-    return {"name": device.name, "canary_shift": shift, "front": front, "exports": exports}
+    return {"name": device.name, "canary_shift": shift, "front": front, "exports": exports, "pair": pair}
 
 
 def _shown(progress: Progress, device: int, devices: int, done: int, text: str) -> None:
@@ -175,24 +140,14 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json()}
         write_json(part / "arch.json", {**arch, "space": space.to_json()})
         write_json(part / "numbers.json", document)
-        write_bytes(part / CARD, card(document).encode())
-        write_bytes(part / PREDICT, predict_script())
-    path, root = folder / MODEL, trained.folder.root
+        write_told(part, card(document))
     return {
         "arch_id": checked.arch.id,
         "pick": network.pick,
-        "file": str(path.relative_to(root) if path.is_relative_to(root) else path),
+        "file": run.shown(folder / MODEL),
         "sha256": sha256,
         "bytes": file["bytes"],
         **check_json(checked),
         **{name: document["largest"][name] for name in ("disagreement", "forgotten")},
         "calibration_error": document["test"]["calibration_error"],
     }
-
-
-def write_json(path: Path, document: Mapping[str, Json]) -> None:
-    write_bytes(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-
-
-def predict_script() -> bytes:
-    return files("nas.specialising").joinpath("predict.py").read_bytes()

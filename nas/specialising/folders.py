@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from nas.errors import JobError
+from search_spaces.files import write_bytes
 
 CARD = "card.md"
 """In every export, and what one is known by."""
+PREDICT = "predict.py"
 
 
 def check_free(folders: Sequence[Path], force: bool) -> None:
@@ -53,3 +58,13 @@ def replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    write_bytes(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_told(folder: Path, card: str) -> None:
+    """The card, and the script that classifies with what lies beside it."""
+    write_bytes(folder / CARD, card.encode())
+    write_bytes(folder / PREDICT, files("nas.specialising").joinpath(PREDICT).read_bytes())

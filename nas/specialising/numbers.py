@@ -10,9 +10,10 @@ from latency_tables.device import Device
 from latency_tables.measuring.measurement import Measurement
 from nas.folder import RunFolder, versions
 from nas.job import Job
-from nas.specialising.checks import Checked
+from nas.specialising.checks import Checked, Compared
 from nas.specialising.model_file import check_json
 from nas.specialising.picks import Row, met
+from supernets.evaluation import Evaluation
 
 Json = Any
 
@@ -55,65 +56,70 @@ class Network:
 
 def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) -> dict[str, Json]:
     """The document of one export; `file` says which model it is about."""
-    row, device = network.row, network.device
-    profiled, searched = told.profile(device.name), told.search(device.name)
+    row, checked = network.row, network.checked
     return {
         "format": FORMAT,
-        "name": job.name,
         "pick": network.pick,
         "as_asked": met(network.pick, row, network.measured),
         "arch_id": row["arch_id"],
-        "license": job.export.license,
         "file": dict(file),
-        "data": told.trained["data"],
         "val_accuracy": row["val_accuracy"],
-        "test": tested_json(network.checked, told.trained["data"]["classes"]),
-        "largest": largest_json(network.checked),
-        "check": check_json(network.checked),
+        **tested_json(checked.evaluation, checked.compared, told),
+        "check": check_json(checked),
         "macs": row["macs"],
         "params": row["params"],
-        "device": device.to_json(),
-        "fingerprint": profiled["fingerprint"],
         "latency_ms": {part: row[f"latency_ms_{part}"] for part in ("predicted", "low", "high", "measured")},
         "measurement": measurement_json(network.measured),
         "canary_shift": network.shift,
+        **told_json(job, told, network.device, row["latency_ms_predicted"]),
+    }
+
+
+def told_json(job: Job, told: Told, device: Device, latency_ms: float) -> dict[str, Json]:
+    """What the run says of every export for this device; `latency_ms`: what uniformly scaled networks may take at most."""
+    profiled, searched = told.profile(device.name), told.search(device.name)
+    return {
+        "name": job.name,
+        "seed": job.seed,
+        "license": job.export.license,
+        "data": told.trained["data"],
+        "device": device.to_json(),
+        "fingerprint": profiled["fingerprint"],
         "predictor": {name: profiled["predictor"].get(name) for name in _PREDICTOR},
         "search": {
             **{name: told.searched["search"][name] for name in _SEARCH},
             "seeds": [each["seed"] for each in told.searched["search"]["searches"]],
         },
-        "controls": _controls(searched, row),
+        "controls": _controls(searched, latency_ms),
         "supernet": {name: told.trained["supernet"][name] for name in _SUPERNET},
-        "seed": job.seed,
         "versions": versions(),
     }
 
 
-def tested_json(checked: Checked, classes: list[str]) -> dict[str, Json]:
-    """How the model does on the test images, class by class what it lost against the largest network."""
-    evaluation, compared = checked.evaluation, checked.compared
+def tested_json(evaluation: Evaluation, compared: Compared, told: Told) -> dict[str, Json]:
+    """How a network does on the test images, and class by class and as a whole what it lost against the largest one."""
     columns = (evaluation.support, evaluation.by_class, compared.change_by_class, compared.forgotten_by_class)
     return {
-        "images": evaluation.images,
-        "accuracy": evaluation.accuracy,
-        "calibration_error": evaluation.calibration_error,
-        "nll": evaluation.nll,
-        "by_class": [
-            {"class": name, "images": images, "score": score, "change": change, "forgotten": forgotten}
-            for name, images, score, change, forgotten in zip(classes, *columns, strict=True)
-        ],
-    }
-
-
-def largest_json(checked: Checked) -> dict[str, Json]:
-    compared, images = checked.compared, checked.evaluation.images
-    return {
-        "test_accuracy": compared.accuracy,
-        "change": compared.change,
-        "disagreement": compared.disagreement,
-        "forgotten": compared.forgotten,
-        "forgotten_share": compared.forgotten / images,
-        "gained": compared.gained,
+        "test": {
+            "images": evaluation.images,
+            "accuracy": evaluation.accuracy,
+            "calibration_error": evaluation.calibration_error,
+            "nll": evaluation.nll,
+            "by_class": [
+                {"class": name, "images": images, "score": score, "change": change, "forgotten": forgotten}
+                for name, images, score, change, forgotten in zip(
+                    told.trained["data"]["classes"], *columns, strict=True
+                )
+            ],
+        },
+        "largest": {
+            "test_accuracy": compared.accuracy,
+            "change": compared.change,
+            "disagreement": compared.disagreement,
+            "forgotten": compared.forgotten,
+            "forgotten_share": compared.forgotten / evaluation.images,
+            "gained": compared.gained,
+        },
     }
 
 
@@ -128,13 +134,10 @@ def measurement_json(measured: Measurement) -> dict[str, Json]:
     }
 
 
-def _controls(searched: Mapping[str, Json], row: Row) -> dict[str, Json]:
+def _controls(searched: Mapping[str, Json], latency_ms: float) -> dict[str, Json]:
     """What the search is compared with, and the best uniformly scaled network that is predicted to be no slower."""
-    rivals = [
-        each["val_accuracy"]
-        for each in searched["uniform"] or ()
-        if each["latency_ms_predicted"] <= row["latency_ms_predicted"]
-    ]
+    uniform = searched["uniform"] or ()
+    rivals = [each["val_accuracy"] for each in uniform if each["latency_ms_predicted"] <= latency_ms]
     kept = ("hypervolume", "hypervolume_random", "uniform_hypervolume")
     return {**{name: searched[name] for name in kept}, "uniform_val_accuracy": max(rivals, default=None)}
 

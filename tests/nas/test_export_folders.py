@@ -14,7 +14,7 @@ from PIL import Image
 
 from nas.errors import JobError
 from nas.folder import RunFolder
-from nas.specialising import exports
+from nas.specialising import folders, model_file
 from nas.specialising.card import card, plain
 from nas.specialising.folders import check_free, replaced
 from supernets.batches import Batches
@@ -218,10 +218,11 @@ def there(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["arch.json", "card.md", "predict.py"])
+@pytest.mark.parametrize("name", ["model.onnx", "arch.json", "card.md", "predict.py"])
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(nas, copied, monkeypatch, name):
     before = there(copied / "models")
-    monkeypatch.setattr(exports, "write_bytes", FullDisk(name))
+    for module in (folders, model_file):
+        monkeypatch.setattr(module, "write_bytes", FullDisk(name))
     said = nas("export", copied, "--again")
     assert said.complaint == f"nas: {copied}/models/one-fastest cannot be written: No space left on device"
     assert there(copied / "models") == before
