@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from latency_tables.table import SHIFTED
 from nas.job import PICKS, is_arch_id
 from nas.tables import amount, duration, percent, significant, small, spread_text
 from supernets.scores import CLASS_SCORES, SCORES
@@ -228,12 +229,20 @@ def _conditions(numbers: Numbers) -> str:
     processor = machine.get("cpu") or machine.get("machine") or "an unknown processor"
     words = (
         f"Measured on {plain(processor)}, {device['threads']} thread{'s' * (device['threads'] > 1)}, ONNX Runtime "
-        f"{plain(machine.get('onnxruntime', ''))} ({device['provider']}, graph optimisation {device['graph_optimization']}), "
-        f"{device['precision']}: {told['count']:,} runs in {told['rounds']} rounds "
+        f"{plain(machine.get('onnxruntime', ''))} ({plain(device['provider'])}, graph optimisation "
+        f"{device['graph_optimization']}), {device['precision']}: {told['count']:,} runs in {told['rounds']} rounds "
         f"({sum(told['rejected'].values())} rejected as disturbed{load}), threads "
         f"{'spinning' if told['spinning'] else 'sleeping'} between runs. ± is half the 95% interval of the median."
     )
-    return words + (" **The machine was disturbed all the while.**" if told["disturbed"] else "")
+    if told["disturbed"]:
+        words += " **The machine was disturbed all the while.**"
+    shift = numbers["canary_shift"]
+    if abs(shift) > SHIFTED:
+        words += (
+            f" **The machine was {abs(shift):.0%} {'slower' if shift > 0 else 'faster'} than when it was profiled: measured and "
+            "predicted latency do not compare.**"
+        )
+    return words
 
 
 def _points(change: float | None) -> str:

@@ -140,6 +140,13 @@ def test_a_card_of_a_limit_says_whether_it_holds_and_names_a_licence(numbers):
     assert "`apache-2.0`, as the job says." in card({**asked, "as_asked": None})
 
 
+def test_a_card_says_where_the_machine_was_not_as_it_should_be(numbers):
+    disturbed = {**numbers, "measurement": {**numbers["measurement"], "disturbed": True}, "canary_shift": -0.25}
+    assert "disturbed all the while" in card(disturbed)
+    assert "The machine was 25% faster than when it was profiled" in card(disturbed)
+    assert "**The machine was" not in card(numbers)
+
+
 def test_names_of_classes_break_out_of_no_card(numbers):
     evil = "| <script>alert(1)</script>\n## [x](http://y) `*_&"
     classes = [{**each, "class": evil} for each in numbers["test"]["by_class"]]
