@@ -239,8 +239,8 @@ def _conditions(numbers: Numbers) -> str:
     shift = numbers["canary_shift"]
     if abs(shift) > SHIFTED:
         words += (
-            f" **The machine was {abs(shift):.0%} {'slower' if shift > 0 else 'faster'} than when it was profiled: measured and "
-            "predicted latency do not compare.**"
+            f" **The machine was {abs(shift):.0%} {'slower' if shift > 0 else 'faster'} than when it was profiled: measured "
+            "and predicted latency do not compare.**"
         )
     return words
 
