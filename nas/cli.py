@@ -243,12 +243,50 @@ def studies(
     print(json.dumps(names) if as_json else "\n".join(f"{storage}: {name}" for name in names))
 
 
-@app.command(epilog="Example: nas export runs/digits")
-def export(folder: RunArgument, again: Again = False, overrides: Set = None, as_json: AsJson = False) -> None:
-    """Export the picks of each front to ONNX, check and re-measure them, and write the summary and the report."""
+@app.command(
+    epilog="Example: nas export runs/digits\n\nExample: nas export runs/digits --pick latency_ms<=0.02 --out deployed"
+)
+def export(
+    folder: RunArgument,
+    picks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pick",
+            metavar="PICK",
+            help="fastest, knee, most-accurate, a limit as 'latency_ms <= 3', or an arch_id; in place of the job's; may be "
+            "repeated.",
+        ),
+    ] = None,
+    pair: Annotated[
+        bool,
+        typer.Option(
+            "--pair", help="A fast and an accurate network as well: the second is asked where the first is not sure."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the folders here, and leave the run as it is [default: its models/].", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace exports that lie in --out already.")] = False,
+    again: Again = False,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export picks of each front: checked and measured ONNX files with their cards; write the summary and the report."""
+    if force and out is None:
+        fail("--force replaces exports in the folder that --out names; for those of the run say --again")
+    if again and out is not None:
+        fail("--out leaves the run as it is, so it takes no --again")
+    changes = [*(overrides or []), *([f"export.picks={json.dumps(picks)}"] if picks else [])]
+    changes += ["export.pair=true"] if pair else []
     with reported():
         context = _resumed(folder, 1)
-        _stage(context, "export", again, as_json, overrides=overrides)
+        if out is not None:
+            _export_into(context, out, force, changes, as_json)
+            return
+        _stage(context, "export", again, as_json, overrides=changes)
         if not as_json:
             _print_tables(context.folder.read_json(context.folder.summary.name), context.folder)
 
@@ -320,8 +358,8 @@ def _stage(
     context: Run, name: str, again: bool, as_json: bool, *, new: bool = False, overrides: list[str] | None = None
 ) -> None:
     from nas import pipeline
-    from nas.export import check_versions
     from nas.job import changed_job
+    from nas.specialising.specialise import check_versions
 
     folder = context.folder
     if overrides and not again and name in folder.stages():
@@ -339,6 +377,20 @@ def _stage(
         print(json.dumps(folder.result(name)))
 
 
+def _export_into(context: Run, out: Path, force: bool, changes: list[str], as_json: bool) -> None:
+    from nas import pipeline
+    from nas.job import changed_job
+    from nas.specialising.specialise import check_versions
+
+    job = changed_job(context.job, "export", changes)
+    check_versions(job.export)
+    with context.folder.held():
+        devices = pipeline.export_into(replace(context, job=job), out, force)
+    made = [each["file"] for device in devices for each in device["exports"]]
+    made += [device["pair"]["folder"] for device in devices if device["pair"]]
+    print(json.dumps({"devices": devices}) if as_json else "\n".join(made))
+
+
 def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
     """One table a device, what the search was worth, and where the rest is."""
     from rich.console import Console
@@ -353,6 +405,8 @@ def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
             console.print(_front_table(device))
         else:
             console.print(_closest_line(device), highlight=False)
+        if device.get("pair"):
+            console.print(_pair_line(device["pair"]), highlight=False)
     supernet, total = summary["supernet"], sum(summary["stages"].values())
     console.print(_search_line(summary["search"]), highlight=False)
     console.print(
@@ -389,6 +443,13 @@ def _front_table(device: dict[str, Any]) -> Table:
             made["file"],
         )
     return table
+
+
+def _pair_line(pair: dict[str, Any]) -> str:
+    return (
+        f"{pair['folder']}: {pair['fast']}, and {pair['accurate']} for {pair['share']:.1%} of the images: "
+        f"test {pair['test_accuracy']:.1%} in {pair['latency_ms']:.3f} ms"
+    )
 
 
 def _closest_line(device: dict[str, Any]) -> str:

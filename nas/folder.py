@@ -32,6 +32,7 @@ class RunFolder:
         self.checkpoint = root / "train.safetensors"
         self.supernet = root / "supernet.safetensors"
         self.cache = root / "data"
+        self.models = root / "models"
         self.evaluations = root / "evaluations.sqlite"
         self.summary = root / "summary.json"
         self.report = root / "report.html"
@@ -100,9 +101,6 @@ class RunFolder:
 
     def front(self, device: str) -> Path:
         return self._in("fronts", f"{device}.csv")
-
-    def model(self, device: str, pick: str) -> Path:
-        return self._in("models", f"{device}-{pick}.onnx")
 
     def stages(self) -> dict[str, float]:
         """Seconds of each finished stage, in order."""

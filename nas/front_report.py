@@ -91,11 +91,24 @@ def device_section(plots: dict[str, Plot], index: int, device: Device, objective
     parts.append(f"<h3>How far to trust the predictions</h3>{_trust(plots, index, device)}")
     if device["exports"]:
         parts.append(
-            "<h3>Exported files</h3><p>Each file was run beside the network it was made from: the largest absolute "
-            "difference between their outputs, and how often both say the same of an image.</p>"
-            + exports_table(name, device["exports"])
+            "<h3>Exported files</h3><p>Each lies in a folder with its card, its numbers and a script that classifies "
+            "images. It was run on all test images, beside the network it was made from: the largest absolute difference "
+            "between their outputs, and how often both say the same of an image. Against the largest network of the space: "
+            "of how many images it says something else, and how many that the largest gets right it has forgotten. ECE is "
+            "the expected calibration error.</p>" + exports_table(name, device["exports"])
         )
+    if device.get("pair"):
+        parts.append(_pair(device["pair"]))
     return section(f"device-{index}", name, "".join(parts))
+
+
+def _pair(pair: Mapping[str, Any]) -> str:
+    return (
+        f"<h3>A pair of networks</h3><p>{code(pair['folder'])} asks the fast network {code(pair['fast'])} of every image, and "
+        f"the accurate one, {code(pair['accurate'])}, where the largest probability of the fast one is below "
+        f"{significant(pair['threshold'], 4)}: for {percent(pair['share'])} of the test images. Together they have "
+        f"{percent(pair['test_accuracy'], 2)} on these, in an expected {significant(pair['latency_ms'])} ms.</p>"
+    )
 
 
 def _infeasible(device: Device) -> str:

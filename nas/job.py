@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -17,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from latency_tables.device import Device, local_devices
 from nas.errors import JobError
-from nas.searching.constraints import parse_constraint
+from nas.searching.constraints import Constraint, parse_constraint
 from nas.searching.quantities import QUANTITIES, check_objectives
 from search_spaces import FAMILY_NAMES, Space, SpaceError, define_space, is_family
 from supernets.datasource import DataSource
 from supernets.settings import TrainSettings
 
-Pick = Literal["fastest", "knee", "most-accurate"]
+PICKS = ("fastest", "knee", "most-accurate")
+"""Of `nas.searching.fronts`, named here so that a job is read without what computes them."""
 PROXIES = ("grad_norm", "snip", "synflow", "jacob_cov", "gradsign")
 """Of `supernets.proxies`, named here so that a job is read without torch."""
 Sampler = Literal["guided", "guided_exact", "nsga2", "nsga3", "tpe", "gp", "random", "nested"]
@@ -109,17 +111,50 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
-    """What to hand over: `picks` of each device's front, as ONNX of this opset and IR version, with a free batch
-    dimension or that of the device."""
+    """What to hand over. `picks`: of each device's front, the `fastest`, the `knee` or the `most-accurate` network, one by its
+    id, or by a limit such as `latency_ms <= 3` (the most accurate that meets it) or `accuracy >= 90%` (the fastest); `pair`:
+    whether to hand over a fast network and an accurate one as well, of which the second is asked where the first is not sure;
+    `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
+    whether the batch is left open or is that of the device."""
 
-    picks: tuple[Pick, ...] = ("fastest", "knee", "most-accurate")
+    picks: tuple[str, ...] = PICKS
+    pair: bool = False
+    license: str = "unknown"
     opset: int = 17
     ir_version: int = 8
     dynamic_batch: bool = True
 
     def __post_init__(self) -> None:
         if not self.picks:
-            raise JobError("export.picks must name at least one of fastest, knee, most-accurate")
+            raise JobError(f"export.picks must name at least one of {', '.join(PICKS)}, a limit or a network")
+        for pick in self.picks:
+            if pick not in PICKS and not is_arch_id(pick):
+                _check_limit(pick)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,59}", self.license):
+            raise JobError(
+                f"export.license must be the name of a licence, as mit, apache-2.0 or other, not {self.license!r}"
+            )
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The picks that are limits."""
+        return tuple(parse_constraint(pick) for pick in self.picks if pick not in PICKS and not is_arch_id(pick))
+
+
+def is_arch_id(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{12}", text) is not None
+
+
+def _check_limit(pick: str) -> None:
+    if not any(sign in pick for sign in "<>"):
+        raise JobError(
+            f"export.picks: {pick!r} is none of {', '.join(PICKS)}, no limit such as 'latency_ms <= 3', and no id of a network "
+            "(12 digits)"
+        )
+    try:
+        parse_constraint(pick)
+    except JobError as error:
+        raise JobError(f"export.picks: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +190,12 @@ class Job:
                     f"device {device.name}: a job exports fp32 models, so its devices must be fp32, not {device.precision}; "
                     "`nas profile --space` measures other precisions"
                 )
+        if self.export.pair and self.data.many_labels:
+            raise JobError("export.pair: takes images of one class each, which a network can be sure of; drop it")
         names = [device.name for device in self.devices]
         if len(set(names)) != len(names):
             raise JobError(f"devices must have different names, got {', '.join(names)}")
-        for constraint in map(parse_constraint, self.search.constraints):
+        for constraint in (*map(parse_constraint, self.search.constraints), *self.export.limits):
             if constraint.device is not None and names and constraint.device not in names:
                 raise JobError(
                     f"constraint {constraint.text!r} names a device that the job does not have: {', '.join(names)}"

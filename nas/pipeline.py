@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,10 @@ from numpy.typing import NDArray
 
 from latency_tables.device import Device
 from latency_tables.measuring.machine import Here, Machine
-from latency_tables.table import SHIFTED
-from latency_tables.table import load as load_table
-from nas.export import Checked, check_versions, specialise, write_model
-from nas.folder import STAGES, RunFolder, space_json, versions
+from nas.folder import STAGES, RunFolder, space_json
 from nas.job import Job
 from nas.model_lab import LOCK_TIMEOUT_S
-from nas.profiling import measured_front, needs_of, profiled, shift_since
+from nas.profiling import measured_front, needs_of, profiled
 from nas.progress import Display
 from nas.report import evaluations_csv, front_csv, render
 from nas.searching.campaign import Campaign, Extent, campaign
@@ -34,7 +32,6 @@ from nas.searching.document import device_json, search_json
 from nas.searching.engine import Plan
 from nas.searching.evaluations import Evaluations
 from nas.searching.evaluator import Evaluator
-from nas.searching.fronts import PICKS
 from nas.searching.inputs import context_of, identity_of, images_of, problem_of, warm_start
 from nas.searching.mixing import Mixer
 from nas.searching.runners import make_runner
@@ -43,7 +40,11 @@ from nas.searching.store import TrialStore
 from nas.searching.truth import with_measured
 from nas.searching.warmup import correlations
 from nas.searching.watch import UNWATCHED, Watch
+from nas.specialising.exports import exported
+from nas.specialising.folders import check_free
+from nas.specialising.specialise import check_versions
 from nas.summary import summarise
+from nas.trained import Trained
 from nas.training import train_on_ray
 from search_spaces import Arch, Codes, Space, digest, float_arch, float_space, precision_columns
 from supernets.augment import Normalisation
@@ -240,48 +241,14 @@ def measure_fronts(context: Run) -> None:
 
 def export(context: Run) -> dict[str, Any]:
     """Make the picks of each front deployable, check and re-measure them: `models/`, and numbers for every front."""
-    folder, job, space = context.folder, context.job, context.folder.space
-    dataset = load(job.source, folder.cache)
-    net, _ = load_supernet(folder.supernet, space)
-    calibration = calibration_batches(dataset, job.train.augment, job.seed, job.search.calibration_batches)
-    test = Batches.of(dataset.test, dataset)
-    searched = folder.result("search")["devices"]
-    checked: dict[tuple[str, int | None], Checked] = {}
-    devices = []
-    with context.display.stage("export") as progress:
-        for i, (device, result) in enumerate(zip(job.devices, searched, strict=True)):
-            front = [dict(row) for row in result["front"]]
-            picked = _picks(front, job.export.picks)
-            models = {}
-            for j, index in enumerate(dict.fromkeys(picked.values())):
-                arch = space.arch(front[index]["arch"])
-                key = (arch.id, None if job.export.dynamic_batch else device.batch)
-                if key not in checked:
-                    checked[key] = specialise(net, arch, calibration, test, job.export, device.batch)
-                models[index] = checked[key]
-                front[index]["test_accuracy"] = checked[key].test_accuracy
-                progress(3 * i + j, 3 * len(job.devices), f"checking {arch.id}")
-            waiting = partial(progress, 3 * i, 3 * len(job.devices))
-            graphs = {index: each.model for index, each in models.items()}
-            measured = measured_front(job, space, device, context.machine(device), front, graphs, waiting)
-            for index, found in measured.items():
-                front[index] = with_measured(front[index], found)
-            shift = shift_since(load_table(folder.table(device.name), space=space, device=device), measured)
-            if abs(shift) > SHIFTED:
-                context.display.note(
-                    "export",
-                    f"{device.name} is {abs(shift):.0%} {'slower' if shift > 0 else 'faster'} than when it was profiled: "
-                    "its predicted and measured latencies do not compare",
-                )
-            exports = [
-                _write(folder, job, space, dataset, device, pick, front[index], models[index])
-                for pick, index in picked.items()
-            ]
-            for pick, index in picked.items():
-                front[index]["picks"] = [*front[index]["picks"], pick]
-            devices.append({"name": device.name, "canary_shift": shift, "front": front, "exports": exports})
-            progress(3 * i + 3, 3 * len(job.devices), device.name)
-    return {"devices": devices}
+    found = exported(_trained(context), context.folder.models, context.machine, context.display)
+    return {"devices": found}
+
+
+def export_into(context: Run, out: Path, force: bool) -> list[dict[str, Any]]:
+    """As `export`, into another folder, of which the run knows nothing afterwards; `force` replaces exports that lie there."""
+    allowed = partial(check_free, force=force)
+    return exported(_trained(context), out.absolute(), context.machine, context.display, allowed)
 
 
 PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
@@ -290,6 +257,12 @@ PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
     "search": search,
     "export": export,
 }
+
+
+def _trained(context: Run) -> Trained:
+    folder, job = context.folder, context.job
+    net, _ = load_supernet(folder.supernet, folder.space)
+    return Trained(folder.supernet, folder, job, net, load(job.source, folder.cache))
 
 
 def _weights_digest(net: Supernet) -> str:
@@ -340,15 +313,6 @@ def _tell_infeasible(context: Run, found: Campaign) -> None:
         )
 
 
-def _picks(front: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, int]:
-    """Pick -> index in the front; none where the budget ended before anything that meets the constraints."""
-    if not front:
-        return {}
-    scores = np.array([row["val_accuracy"] for row in front])
-    latency_ms = np.array([row["latency_ms_predicted"] for row in front])
-    return {name: PICKS[name](scores, latency_ms) for name in dict.fromkeys(names)}
-
-
 def _measure_front(context: Run, space: Space, device: Device, front: list[dict[str, Any]]) -> None:
     """Every network of a front, measured on its device; into its rows."""
     with context.display.stage(f"measure {device.name}") as progress:
@@ -358,56 +322,6 @@ def _measure_front(context: Run, space: Space, device: Device, front: list[dict[
             front[index] = with_measured(front[index], measured)
             context.watch.measured(device.name, front[index]["arch_id"], measured.median_us / 1e3)
         progress(len(front), len(front), "networks of the front")
-
-
-def _write(
-    folder: RunFolder,
-    job: Job,
-    space: Space,
-    dataset: Dataset,
-    device: Device,
-    pick: str,
-    row: Mapping[str, Any],
-    model: Checked,
-) -> dict[str, Any]:
-    """Write one ONNX file with everything about it in its metadata; its entry in the summary."""
-    path = folder.model(device.name, pick)
-    check = {"max_abs_diff": model.max_abs_diff, "top1_agreement": model.top1_agreement, "images": model.images}
-    metrics = ("val_accuracy", "test_accuracy", "latency_ms_predicted", "latency_ms_measured", "macs", "params")
-    sha256 = write_model(
-        path,
-        model.model,
-        {
-            "nas.format": "nas.specialisation/1",
-            "nas.arch": model.arch.to_json(),
-            "nas.arch_id": model.arch.id,
-            "nas.space": space.to_json(),
-            "nas.device": device.to_json(),
-            "nas.pick": pick,
-            "nas.metrics": {name: row[name] for name in metrics},
-            "nas.check": check,
-            "nas.task": dataset.task,
-            "nas.classes": list(dataset.classes),
-            "nas.preprocessing": {
-                "layout": "NCHW",
-                "size_px": int(model.arch.values["resolution"]),
-                "resize": "bilinear, antialiased",
-                "scale": 1 / 255,
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-            },
-            "nas.versions": versions(),
-            "nas.job": job.name,
-        },
-    )
-    return {
-        "arch_id": model.arch.id,
-        "pick": pick,
-        "file": str(path.relative_to(folder.root)),
-        "sha256": sha256,
-        "bytes": path.stat().st_size,
-        **check,
-    }
 
 
 def _report(folder: RunFolder) -> None:

@@ -14,7 +14,7 @@ from latency_tables.graphs.graph import profiling_model
 from latency_tables.measuring.machine import Machine
 from latency_tables.measuring.measure import Protocol
 from latency_tables.measuring.measurement import Measurement
-from latency_tables.measuring.needs import AT_ONCE, ENERGY
+from latency_tables.measuring.needs import AT_ONCE, ENERGY, FOOTPRINT
 from latency_tables.measuring.peak import add_peak
 from latency_tables.measuring.sessions import Graph
 from latency_tables.predicting.judge import judge
@@ -119,14 +119,17 @@ def measured_front(
     models: Mapping[int, bytes],
     on_wait: Callable[[str], None],
 ) -> dict[int, Measurement]:
-    """Every network of a front, measured: the exported file where there is one."""
+    """Every network of a front, measured: the exported file where there is one, and then its memory and loading, too."""
     graphs = [
         Graph(str(index), models.get(index) or profiling_model(space, space.arch(row["arch"]), device.batch))
         for index, row in enumerate(front)
     ]
     with machine.held(on_wait):
         found = machine.measure(graphs, device, protocol=protocol_of(job), needs=needs_of(job))
-    return {int(key): measurement for key, measurement in found.items()}
+        files = [graph for graph in graphs if int(graph.key) in models]
+        taken = machine.measure(files, device, protocol=AT_ONCE, needs=(FOOTPRINT,)) if files else {}
+    kept = {key: dataclasses.replace(found[key], footprint=each.footprint) for key, each in taken.items()}
+    return {int(key): measurement for key, measurement in (found | kept).items()}
 
 
 def shift_since(table: LatencyTable, measured: Mapping[int, Measurement]) -> float:

@@ -152,10 +152,14 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
             code(export["sha256"][:12] + "…"),
             small(export["max_abs_diff"]),
             percent(export["top1_agreement"], 2),
+            percent(export["disagreement"], 2),
+            f"{export['forgotten']:,}",
+            percent(export["calibration_error"]),
         )
         for export in exports
     ]
-    columns = ("File", "Pick", "Network", "#Size", "SHA-256", "#Max abs difference", "#Agreement")
+    columns = ["File", "Pick", "Network", "#Size", "SHA-256", "#Max abs difference", "#Agreement"]
+    columns += ["#Unlike the largest", "#Forgotten", "#ECE"]
     return table(f"Files exported for {name}", columns, rows)
 
 

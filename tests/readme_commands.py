@@ -71,7 +71,7 @@ VERBS = (
 GROUPS = {"jobs", "supernets", "tokens", "users"}
 
 # Keys of summary.json whose own keys are the run's, not the format's.
-OPEN_KEYS = {"config", "arch", "stages", "versions", "by_device", "choices", "latency_ms", "ratio"}
+OPEN_KEYS = {"config", "arch", "stages", "versions", "by_device", "choices", "latency_ms", "ratio", "rejected"}
 # What the commands about a service submit as `job.yaml`.
 SMALL_JOB = {
     "name": "small",
@@ -124,6 +124,7 @@ def checks(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "the Python snippet of the README", partial(check_snippet, folder)
     yield "docs/formats.md has every key of summary.json", partial(check_summary_keys, folder)
     yield "docs/formats.md has every key of an exported file", partial(check_metadata_keys, folder)
+    yield "docs/formats.md has every key of an export's numbers", partial(check_number_keys, folder)
 
 
 # Commands
@@ -339,9 +340,15 @@ def keys_in(value: Any) -> set[str]:
 def check_metadata_keys(folder: Path) -> None:
     import onnxruntime
 
-    for path in sorted((folder / "runs" / "demo" / "models").glob("*.onnx")):
+    for path in sorted((folder / "runs" / "demo" / "models").glob("*/*.onnx")):
         found = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
         assert_named(list(found))
+
+
+def check_number_keys(folder: Path) -> None:
+    for path in sorted((folder / "runs" / "demo" / "models").glob("*/*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert_named(sorted(keys_in({key: value for key, value in found.items() if key != "space"})))
 
 
 def assert_named(keys: list[str]) -> None:

@@ -40,6 +40,14 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 MOST_EVENTS = 1000
 EVENTS = "text/event-stream"
+BYTES = "application/octet-stream"
+MEDIA_TYPES = {
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "py": "text/x-python; charset=utf-8",
+}
+"""Of files, by how their names end; of all others `BYTES`."""
+_SENT = (BYTES, *(kind.partition(";")[0] for kind in MEDIA_TYPES.values()))
 
 Found = Annotated[Services, Depends(services_of)]
 Reader = Annotated[Principal, Depends(Access("jobs", owner="job"))]
@@ -145,7 +153,7 @@ def artefacts(
     "/jobs/{job_id}/artefacts/{path:path}",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+        200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _SENT}},
         206: {"description": "The part that `Range` asks for."},
         304: {"description": "The file is the one of `If-None-Match`."},
         **documented(404, 416),
@@ -180,7 +188,7 @@ def file_response(services: Services, artefact: Artefact, request: Request, **he
         **({"Content-Range": f"bytes {span.start}-{span.stop - 1}/{artefact.bytes}"} if span.partial else {}),
         **headers,
     }
-    media_type = given.pop("Content-Type", "application/octet-stream")
+    media_type = given.pop("Content-Type", MEDIA_TYPES.get(artefact.path.rpartition(".")[2], BYTES))
     return Download(services.blobs.open(artefact.sha256), span, given, media_type)
 
 

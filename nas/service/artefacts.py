@@ -91,7 +91,7 @@ class Artefacts:
 
 
 def check_path(path: str) -> None:
-    """A path below a job, as `models/phone-knee.onnx`; raises `ServiceError` for any other."""
+    """A path below a job, as `models/phone-knee/model.onnx`; raises `ServiceError` for any other."""
     if len(path) > LONGEST_PATH or not all(_PART.fullmatch(part) for part in path.split("/")):
         raise ServiceError(
             f"{path[:LONGEST_PATH]!r} is no path of a file of a job: wanted at most {LONGEST_PATH} letters, digits and a few "

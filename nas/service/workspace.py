@@ -114,7 +114,7 @@ class Workspace:
         """What is to be kept, relative to the folder. A checkpoint is of no use once the training has finished."""
         trained = (self.root / "train.json").exists()
         for folder, folders, names in os.walk(self.root):
-            folders[:] = [name for name in folders if name not in _OWN]
+            folders[:] = [name for name in folders if name not in _OWN and not name.startswith(".")]
             for name in names:
                 path = str((Path(folder) / name).relative_to(self.root))
                 if not (name.startswith((".", *_OWN)) or (trained and path == CHECKPOINT)):

@@ -72,7 +72,7 @@ HELP = {
     "search.sampler": "Who proposes architectures; guided searches on predictions.",
     "search.objectives": "Quantities to optimise, one a line.",
     "search.constraints": "One a line, such as latency_ms <= 5, macs <= 20M, or latency_ms@pi <= 5 on one device.",
-    "export.picks": "Of each device's front, one a line: fastest, knee, most-accurate.",
+    "export.picks": "Of each device's front, one a line: fastest, knee, most-accurate, or a limit such as latency_ms <= 3.",
 }
 PRIORITY = Field("priority", "number", default=0, minimum=-100, maximum=100, help="The higher runs first.")
 """Of every kind of job, beside what it asks for."""

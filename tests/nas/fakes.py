@@ -13,8 +13,10 @@ import torch
 import yaml
 
 from latency_tables.device import Device
+from latency_tables.measuring.footprint import Footprint
 from latency_tables.measuring.machine import Here
-from latency_tables.measuring.sessions import Graph, Run
+from latency_tables.measuring.needs import FOOTPRINT, Find
+from latency_tables.measuring.sessions import Graph, Opener, Run
 from nas import pipeline
 from nas.searching.evaluator import Score
 from search_spaces import Arch, Codes, Space, define_space
@@ -129,10 +131,15 @@ def open_timed(graph: Graph, device: Device) -> Run:
     return lambda: time_us
 
 
-def on_a_quiet_machine(patch: pytest.MonkeyPatch, scratch: Path) -> None:
-    """Measure with `open_timed`, under a lock of this test's own."""
+def footprints() -> dict[str, Find]:
+    """What a network takes on that machine follows from the size of its graph, too."""
+    return {FOOTPRINT: lambda graph, device: Footprint(len(graph.model), 1.0, 0.5, 2 * len(graph.model))}
+
+
+def on_a_quiet_machine(patch: pytest.MonkeyPatch, scratch: Path, open_graph: Opener = open_timed) -> None:
+    """Measure with `open_graph`, under a lock of this test's own."""
     patch.setattr(tempfile, "tempdir", str(scratch))
-    patch.setattr(pipeline, "Here", partial(Here, open_graph=open_timed))
+    patch.setattr(pipeline, "Here", partial(Here, open_graph=open_graph, find_needs=footprints))
 
 
 class FakeDisplay:

@@ -14,11 +14,13 @@ import torch
 
 from latency_tables import Device, LatencyError
 from latency_tables.graphs.graph import profiling_model
-from nas import export
 from nas.errors import JobError
-from nas.export import MAX_ABS_DIFF, check_versions, specialise, write_model
 from nas.folder import RunFolder
 from nas.job import ExportSettings
+from nas.specialising import specialise as specialising
+from nas.specialising.checks import MAX_ABS_DIFF, Answers, Checked, check, supernet_answers
+from nas.specialising.model_file import write_model
+from nas.specialising.specialise import Specialised, Weights, check_versions, specialise, supernet_weights
 from search_spaces import Arch, Space, arch_cost
 from supernets.batches import Batches, calibration_batches
 from supernets.calibrate import accuracy, calibrate, resize, resolution
@@ -28,7 +30,17 @@ from supernets.extract import extract
 from supernets.supernet import Supernet
 
 METADATA = {
-    *("nas.format", "nas.arch", "nas.arch_id", "nas.space", "nas.device", "nas.pick", "nas.metrics", "nas.check"),
+    *(
+        "nas.license",
+        "nas.format",
+        "nas.arch",
+        "nas.arch_id",
+        "nas.space",
+        "nas.device",
+        "nas.pick",
+        "nas.metrics",
+        "nas.check",
+    ),
     *("nas.task", "nas.classes", "nas.preprocessing", "nas.versions", "nas.job"),
 }
 
@@ -41,8 +53,14 @@ class Trained:
     calibration: Sequence[torch.Tensor]
     test: Sequence[tuple[torch.Tensor, torch.Tensor]]
 
-    def specialised(self, arch: Arch, batch: int = 1, **settings) -> export.Checked:
-        return specialise(self.net, arch, self.calibration, self.test, ExportSettings(**settings), batch)
+    largest: Answers
+
+    def specialised(self, arch: Arch, batch: int = 1, **settings) -> Specialised:
+        weights = supernet_weights(self.net, arch, self.calibration)
+        return specialise(self.net.space, arch, weights, ExportSettings(**settings), batch)
+
+    def checked(self, arch: Arch, batch: int = 1, **settings) -> Checked:
+        return check(self.specialised(arch, batch, **settings), self.test, self.largest)
 
     def archs(self, n: int) -> list[Arch]:
         space = self.net.space
@@ -56,7 +74,8 @@ def trained(finished) -> Trained:
     dataset = load(job.source, cache=folder.cache)
     net, _ = load_supernet(folder.supernet, folder.space)
     calibration = calibration_batches(dataset, job.train.augment, job.seed, 1)
-    return Trained(net, calibration, list(Batches.of(dataset.test, dataset)))
+    test = list(Batches.of(dataset.test, dataset))
+    return Trained(net, calibration, test, supernet_answers(net, net.space.largest(), calibration, test))
 
 
 def opened(model: bytes) -> onnxruntime.InferenceSession:
@@ -69,10 +88,10 @@ def operators(model: bytes) -> Counter:
 
 def test_what_onnx_runtime_computes_on_digits_is_what_torch_computes(trained):
     for arch in trained.archs(6):
-        checked = trained.specialised(arch)
-        assert 0 < checked.max_abs_diff <= MAX_ABS_DIFF == 1e-4
-        assert checked.top1_agreement == 1.0
-        assert checked.images == sum(len(y_B) for _, y_B in trained.test) > 300
+        checked = trained.checked(arch)
+        assert 0 < checked.parity.max_abs_diff <= MAX_ABS_DIFF == 1e-4
+        assert checked.parity.top1_agreement == 1.0
+        assert checked.evaluation.images == sum(len(y_B) for _, y_B in trained.test) > 300
         stats = calibrate(trained.net, arch, trained.calibration)
         assert checked.test_accuracy == pytest.approx(accuracy(trained.net, arch, stats, trained.test), abs=0.005)
 
@@ -91,9 +110,9 @@ def test_a_free_batch_takes_any_number_of_images(trained):
 
 def test_a_fixed_batch_takes_that_number_and_no_other(trained):
     arch = trained.net.space.largest()
-    checked = trained.specialised(arch, batch=4, dynamic_batch=False)
-    assert checked.max_abs_diff <= MAX_ABS_DIFF
-    assert checked.top1_agreement == 1.0
+    checked = trained.checked(arch, batch=4, dynamic_batch=False)
+    assert checked.parity.max_abs_diff <= MAX_ABS_DIFF
+    assert checked.parity.top1_agreement == 1.0
     session = opened(checked.model)
     assert session.get_inputs()[0].shape == [4, 1, 8, 8]
     assert session.run(None, {"input": np.zeros((4, 1, 8, 8), np.float32)})[0].shape == (4, 10)
@@ -104,11 +123,11 @@ def test_a_fixed_batch_takes_that_number_and_no_other(trained):
 @pytest.mark.parametrize(("opset", "ir_version"), [(14, 7), (17, 8), (18, 9), (20, 10)])
 def test_opset_and_ir_version_are_those_asked_for(trained, opset, ir_version):
     check_versions(ExportSettings(opset=opset, ir_version=ir_version))
-    checked = trained.specialised(trained.net.space.smallest(), opset=opset, ir_version=ir_version)
+    checked = trained.checked(trained.net.space.smallest(), opset=opset, ir_version=ir_version)
     proto = onnx.load_from_string(checked.model)
     assert [(each.domain, each.version) for each in proto.opset_import] == [("", opset)]
     assert proto.ir_version == ir_version
-    assert checked.max_abs_diff <= MAX_ABS_DIFF
+    assert checked.parity.max_abs_diff <= MAX_ABS_DIFF
 
 
 @pytest.mark.parametrize(("opset", "ir_version"), [(13, 8), (999, 8), (17, 6), (17, 999)])
@@ -121,22 +140,18 @@ def test_versions_that_onnx_runtime_cannot_load_are_refused(monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("Unsupported model IR version: 13")
 
-    monkeypatch.setattr(export.ort, "InferenceSession", refuse)
+    monkeypatch.setattr(specialising.ort, "InferenceSession", refuse)
     with pytest.raises(JobError, match="ONNX Runtime cannot load the model of opset 17 and IR version 8"):
         check_versions(ExportSettings())
 
 
-def test_a_model_that_computes_something_else_is_refused(trained, monkeypatch):
-    fold = export.fold
-
-    def slightly_off(net, arch, stats):
-        weights = fold(net, arch, stats)
-        name, (weight, bias) = next(iter(weights.items()))
-        return {**weights, name: (weight + 0.01, bias)}
-
-    monkeypatch.setattr(export, "fold", slightly_off)
+def test_a_model_that_computes_something_else_is_refused(trained):
+    arch = trained.net.space.largest()
+    weights = supernet_weights(trained.net, arch, trained.calibration)
+    name, (weight, bias) = next(iter(weights.folded.items()))
+    off = Weights(weights.plain, {**weights.folded, name: (weight + 0.01, bias)})
     with pytest.raises(JobError, match=r"differs from torch by 0\.\d+ \(at most 0\.0001 is allowed\)"):
-        trained.specialised(trained.net.space.largest())
+        check(specialise(trained.net.space, arch, off, ExportSettings(), 1), trained.test, trained.largest)
 
 
 def test_what_was_profiled_is_what_is_deployed(trained):
@@ -199,4 +214,4 @@ def test_every_exported_file_says_what_it_is(finished):
         assert found["nas.versions"].keys() >= {"python", "torch", "onnx", "onnxruntime"}
 
 
-PLAIN_TEXT = ("nas.format", "nas.arch_id", "nas.pick", "nas.task", "nas.job")
+PLAIN_TEXT = ("nas.format", "nas.arch_id", "nas.pick", "nas.task", "nas.job", "nas.license")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from latency_tables.device import Device, local_devices
 from nas.errors import JobError
+from nas.job import PICKS as OF_PICKS
 from nas.job import PROXIES as OF_JOBS
-from nas.job import Job, Pick, Sampler, job_from_json, job_to_json, read_job
+from nas.job import Job, Sampler, job_from_json, job_to_json, read_job
 from nas.searching.fronts import PICKS
 from nas.searching.samplers import SAMPLERS
 from search_spaces import FAMILY_NAMES
@@ -61,7 +62,8 @@ def test_everything_a_job_can_say_survives_its_own_json():
         "sampler": "random",
         "ray_address": "h:1",
     }
-    document["export"] = {"picks": ["knee"], "opset": 18, "ir_version": 9, "dynamic_batch": False}
+    document["export"] = {"picks": ["knee", "macs <= 2M", "0123456789ab"], "license": "mit", "pair": True}
+    document["export"] |= {"opset": 18, "ir_version": 9, "dynamic_batch": False}
     job = job_from_json(document)
     assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
     assert job.devices == (Device("odd", provider_options=(("a", "1"),), threads=2, graph_optimization="basic"),)
@@ -97,7 +99,7 @@ def test_a_section_may_be_empty():
 
 
 def test_the_names_of_picks_and_samplers_are_those_that_exist():
-    assert get_args(Pick) == tuple(PICKS)
+    assert tuple(PICKS) == OF_PICKS
     assert get_args(Sampler) == tuple(SAMPLERS)
 
 
@@ -188,7 +190,18 @@ def test_what_the_pipeline_works_out_itself_cannot_be_said():
         ("search.constraints", ["mac <= 5"], "did you mean 'macs'?"),
         ("search.constraints", ["latency_ms@two <= 5"], "names a device that the job does not have: one, four"),
         ("export.picks", [], "export.picks must name at least one"),
-        ("export.picks", ["slowest"], "export.picks.0: input should be 'fastest', 'knee' or 'most-accurate'"),
+        ("export.picks", ["slowest"], "'slowest' is none of fastest, knee, most-accurate, no limit such as"),
+        (
+            "export.picks",
+            ["latency <= 3"],
+            "export.picks: constraint 'latency <= 3': unknown quantity 'latency'; did you",
+        ),
+        ("export.picks", ["latency_ms@two <= 3"], "names a device that the job does not have: one, four"),
+        (
+            "export.license",
+            "all mine",
+            "export.license must be the name of a licence, as mit, apache-2.0 or other, not",
+        ),
         ("export.dynamic_batch", "maybe", "export.dynamic_batch: input should be a valid boolean"),
     ],
 )

@@ -1,11 +1,14 @@
 """Images with any number of labels through the whole chain: what is learnt, searched, exported, and how it is told."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from nas import pipeline
@@ -83,6 +86,27 @@ def test_an_exported_file_finds_the_labels_that_it_was_tested_on(mosaic_run, sum
     assert precision == pytest.approx(row["test_accuracy"], abs=1e-6)
 
 
+def test_the_script_of_an_export_says_all_labels_that_are_likelier_than_not(mosaic_run, tmp_path):
+    folder = mosaic_run / "models/one-most-accurate"
+    told = json.loads((folder / "numbers.json").read_text())
+    run = RunFolder.open(mosaic_run)
+    dataset = load(run.job.source, run.cache)
+    files = [tmp_path / f"{i}.png" for i in range(20)]
+    for file, pixels in zip(files, dataset.test.pixels, strict=False):
+        Image.fromarray(pixels[0]).save(file)
+    ran = subprocess.run([sys.executable, folder / "predict.py", *files], capture_output=True, text=True, check=True)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    ((x_BCHW, _),) = Batches.of(dataset.test, dataset, len(files))
+    (logits,) = session.run(None, {"input": resize(x_BCHW, session.get_inputs()[0].shape[2]).contiguous().numpy()})
+    for line, row in zip(ran.stdout.splitlines(), logits, strict=True):
+        likely = {name for name, logit in zip(dataset.classes, row, strict=True) if logit > 0}
+        assert {part.split()[0] for part in line.split(": ")[1].split(", ")} == (likely or {"none"})
+    assert any(row.max() > 0 for row in logits)
+    assert told["data"]["task"] == "multi_label"
+    assert told["largest"]["forgotten"] <= sum(each["forgotten"] for each in told["test"]["by_class"])
+    assert "mean average precision" in (folder / "card.md").read_text()
+
+
 def test_the_report_says_what_its_numbers_are(mosaic_run):
     page = Page((mosaic_run / "report.html").read_text())
     assert "test mean average precision" in page.text
@@ -110,6 +134,8 @@ def test_an_evaluation_has_the_precision_of_every_class(mosaic_run):
 def test_a_job_says_its_task_and_refuses_others(tmp_path):
     path = mosaic_job(tmp_path)
     assert read_job(path).data.many_labels
+    with pytest.raises(JobError, match=r"export\.pair: takes images of one class each"):
+        read_job(path, ["export.pair=true"])
     assert job_to_json(read_job(write_job(tmp_path / "little.yaml")))["data"]["task"] == "single_label"
     with pytest.raises(JobError, match=r"data\.task: input should be 'single_label' or 'multi_label', not 'many'"):
         read_job(path, ["data.task=many"])

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from latency_tables import Fingerprint, LatencyError
-from latency_tables.measuring.machine import Here
 from nas import pipeline
 from nas.errors import JobError
 from nas.folder import STAGES, RunFolder
@@ -23,7 +22,7 @@ from nas.searching.fronts import front, hypervolume
 from search_spaces import Space, arch_cost
 from supernets.checkpoint import read as read_checkpoint
 from supernets.train import train
-from tests.nas.fakes import FakeDisplay, open_timed, write_job
+from tests.nas.fakes import FakeDisplay, on_a_quiet_machine, open_timed, write_job
 
 # What a stage writes beside its own record.
 MADE = {
@@ -299,9 +298,9 @@ def test_an_opset_that_cannot_be_built_is_refused_before_anything_is_read(tmp_pa
 # Rare results
 
 
-def test_a_machine_on_which_all_networks_take_the_same_time_has_no_rank_correlation(quiet_machine, copied, monkeypatch):
+def test_a_machine_on_which_all_networks_take_the_same_time_has_no_rank_correlation(copied, monkeypatch, tmp_path):
     undone(copied, "profile")
-    monkeypatch.setattr(pipeline, "Here", partial(Here, open_graph=lambda graph, device: lambda: 10.0))
+    on_a_quiet_machine(monkeypatch, tmp_path, lambda graph, device: lambda: 10.0)
     summary = run(copied)
     assert [device["predictor"]["spearman"] for device in summary["devices"]] == [None, None]
     assert summary["devices"][0]["predictor"]["mape"] == pytest.approx(0.0, abs=1e-9)
@@ -310,15 +309,16 @@ def test_a_machine_on_which_all_networks_take_the_same_time_has_no_rank_correlat
     assert len(summary["devices"][0]["exports"]) == 3
 
 
-def test_a_machine_that_is_slower_at_export_than_it_was_for_the_profile_is_told(quiet_machine, copied, monkeypatch):
+def test_a_machine_that_is_slower_at_export_than_it_was_for_the_profile_is_told(
+    quiet_machine, copied, monkeypatch, tmp_path
+):
     undone(copied, "export")
     steady = FakeDisplay()
     shifts = [device["canary_shift"] for device in run(copied, steady)["devices"]]
     assert shifts == pytest.approx([0.0, 0.0])
     assert steady.warnings == []
     undone(copied, "export")
-    slow = partial(Here, open_graph=lambda graph, device: lambda: 1.5 * open_timed(graph, device)())
-    monkeypatch.setattr(pipeline, "Here", slow)
+    on_a_quiet_machine(monkeypatch, tmp_path, lambda graph, device: lambda: 1.5 * open_timed(graph, device)())
     display = FakeDisplay()
     shifts = [device["canary_shift"] for device in run(copied, display)["devices"]]
     assert shifts == pytest.approx([0.5, 0.5])
@@ -345,7 +345,7 @@ def test_a_fixed_batch_is_exported_for_each_device(quiet_machine, copied):
     (copied / "job.json").write_text(json.dumps(document))
     summary = run(copied)
     exports = [made for device in summary["devices"] for made in device["exports"]]
-    assert [made["file"] for made in exports] == ["models/one-most-accurate.onnx", "models/four-most-accurate.onnx"]
+    assert [made["file"] for made in exports] == [f"models/{name}-most-accurate/model.onnx" for name in ("one", "four")]
     assert [made["top1_agreement"] for made in exports] == [1.0, 1.0]
 
 

@@ -232,6 +232,21 @@ def test_files_are_listed_and_fetched(ada, content):
     assert ada.http.get(f"/v1/jobs/{job_id}/artefacts/none").status_code == 404
 
 
+def test_text_files_of_an_export_say_what_they_are_and_come_as_downloads(ada):
+    kinds = {
+        "card.md": "text/markdown; charset=utf-8",
+        "numbers.json": "application/json",
+        "predict.py": "text/x-python; charset=utf-8",
+        "model.onnx": "application/octet-stream",
+    }
+    job_id = ada.finished({f"models/one-knee/{name}": b"x" for name in kinds})
+    for name, kind in kinds.items():
+        answer = ada.http.get(f"/v1/jobs/{job_id}/artefacts/models/one-knee/{name}")
+        assert answer.headers["content-type"] == kind
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.parametrize(
     "path", ["../job.json", "..%2Fjob.json", "%2Fetc%2Fpasswd", "a%00b", "log.txt/", ".%2E/x", "%ff"]
 )

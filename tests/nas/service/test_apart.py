@@ -178,7 +178,7 @@ def test_a_worker_elsewhere_goes_on_and_ends_with_the_same_front(parts, tmp_path
         wanted = named(db) | {next(client.uploads())["sha256"]}
         assert {blob.sha256 for blob in blobs.walk()} == wanted
         files = client.fetch(base["id"], tmp_path / "fetched")  # each is compared with its digest
-        assert tmp_path / "fetched/models/one-knee.onnx" in files
+        assert tmp_path / "fetched/models/one-knee/model.onnx" in files
     elsewhere = Settings(tmp_path / "elsewhere")
     elsewhere.data.mkdir()
     backup(parts.settings, tmp_path / "nas.tar")

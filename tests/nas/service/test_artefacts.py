@@ -37,12 +37,12 @@ def lease(jobs):
 
 def test_a_job_has_the_files_that_its_holder_gave(artefacts, lease, tmp_path):
     (tmp_path / "front.csv").write_bytes(b"1,2")
-    given = artefacts.add(lease, {"models/phone-knee.onnx": b"model", "fronts/phone.csv": tmp_path / "front.csv"})
+    given = artefacts.add(lease, {"models/phone-knee/model.onnx": b"model", "fronts/phone.csv": tmp_path / "front.csv"})
     found = artefacts.of(lease.job_id)
     assert found == given
-    assert list(found) == ["fronts/phone.csv", "models/phone-knee.onnx"]
+    assert list(found) == ["fronts/phone.csv", "models/phone-knee/model.onnx"]
     assert found["fronts/phone.csv"].bytes == 3
-    with artefacts.open(lease.job_id, "models/phone-knee.onnx") as file:
+    with artefacts.open(lease.job_id, "models/phone-knee/model.onnx") as file:
         assert file.read() == b"model"
 
 
@@ -120,7 +120,7 @@ def test_paths_that_could_lead_elsewhere_are_refused(path, artefacts, lease):
 
 
 @pytest.mark.parametrize(
-    "path", ["job.json", "models/pi-4.b8-knee.onnx", "tables/phone.table.rounds", "a b/c+d=e,f@g_h"]
+    "path", ["job.json", "models/pi-4.b8-knee/model.onnx", "tables/phone.table.rounds", "a b/c+d=e,f@g_h"]
 )
 def test_paths_of_runs_are_taken(path):
     check_path(path)

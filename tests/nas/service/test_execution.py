@@ -120,7 +120,7 @@ WRITTEN = {
     "train": ("space.json", "supernet.safetensors", "train.safetensors"),
     "profile": ("tables/one.json", "tables/four.json", "predictors/one.json", "predictors/four.json"),
     "search": (),
-    "export": ("models/one-knee.onnx", "summary.json"),
+    "export": ("models/one-knee/model.onnx", "summary.json"),
 }
 
 
@@ -131,7 +131,7 @@ def made_up(name: str) -> Callable[[Run], dict[str, Any]]:
         with run.display.stage(name) as progress:
             progress(1, 2, "half")
         for path in WRITTEN[name]:
-            (run.folder.root / path).parent.mkdir(exist_ok=True)
+            (run.folder.root / path).parent.mkdir(parents=True, exist_ok=True)
             (run.folder.root / path).write_text(name)
         for each in run.job.devices if name == "profile" else ():
             measured = {"device": each.to_json(), "fingerprint": run.machine(each).fingerprint().to_json()}
@@ -180,6 +180,17 @@ def test_an_attempt_goes_on_with_what_the_one_before_left_on_this_machine(servic
     (service.folder(second) / "tables/one.json.rounds").write_text("more")
     assert not service.folder(first).exists()
     assert service.files(job.id) >= {"job.json", "tables/one.json.rounds"}
+
+
+def test_an_export_that_was_not_finished_is_none_of_the_jobs_files(service):
+    job = service.submitted(RUN)
+    first = service.claimed()
+    service.perform(first, "prepare")
+    (service.folder(first) / "models/.one-knee.part").mkdir(parents=True)
+    (service.folder(first) / "models/.one-knee.part/model.onnx").write_bytes(b"half")
+    service.jobs.give_back(first)
+    assert service.perform(service.claimed(), "prepare").state == "done"
+    assert not [path for path in service.files(job.id) if path.startswith("models/")]
 
 
 def test_whoever_was_too_slow_writes_into_files_of_his_own(service):

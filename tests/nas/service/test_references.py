@@ -155,7 +155,14 @@ def test_what_belongs_to_others_is_as_if_it_was_not_there(place):
 
 def test_a_job_begins_with_what_the_stages_before_it_wrote():
     paths = ["job.json", "log.txt", "space.json", "supernet.safetensors", "train.json", "train.safetensors"]
-    paths += ["tables/a.json", "predictors/a.json", "profile.json", "search.json", "models/a-knee.onnx", "export.json"]
+    paths += [
+        "tables/a.json",
+        "predictors/a.json",
+        "profile.json",
+        "search.json",
+        "models/a-knee/model.onnx",
+        "export.json",
+    ]
     found = {kind: set(inherited(kind, "j1", paths)) for kind in ("profile", "search", "export")}
     trained = {"space.json", "supernet.safetensors", "train.json"}
     assert found["profile"] == {*trained, "tables/a.json", "predictors/a.json"}

@@ -134,8 +134,8 @@ def test_a_job_is_trained_measured_searched_and_exported_and_others_go_on_from_i
     known = json.loads(service.read(whole, "search.json"))["search"]["architectures"]
     assert searched["search"]["searches"][0]["sources"]["warm"] == sum(each["final"] for each in known) > 0
     assert all(row["latency_ms_measured"] for device in searched["devices"] for row in device["front"])
-    assert "models/one-knee.onnx" in service.artefacts.of(export.id)
-    assert "models/one-fastest.onnx" not in service.artefacts.of(export.id)
+    assert "models/one-knee/model.onnx" in service.artefacts.of(export.id)
+    assert "models/one-fastest/model.onnx" not in service.artefacts.of(export.id)
     assert [path.name for path in service.settings.work_folder.iterdir()] == ["images"]
 
 

@@ -76,7 +76,7 @@ def busy(house: House, user):
     """A search that has found something and goes on, with its lease."""
     job = house.submit(user, "on every device")
     lease = house.claim(job)
-    house.leave(lease, {"train.json": trained(), "models/pi-knee.onnx": MODEL})
+    house.leave(lease, {"train.json": trained(), "models/pi-knee/model.onnx": MODEL})
     house.services.jobs.stage(lease, "train", 42.0)
     house.services.jobs.progress(lease, "search", 3, 10, "generation 1")
     house.tell(lease, point("pi", 1, 0.9, 4.0), ("log", {"level": "info", "text": "it begins", "stage": "search"}))
@@ -242,10 +242,10 @@ def test_a_file_is_downloaded_as_it_was_left(house, tab, ann) -> None:
     job, _ = busy(house, ann)
     tab.go(f"/jobs/{job.id}")
     with tab.page.expect_download() as download:
-        tab.page.get_by_role("link", name="models/pi-knee.onnx").click()
+        tab.page.get_by_role("link", name="models/pi-knee/model.onnx").click()
     with open(download.value.path(), "rb") as file:  # noqa: PTH123 - a path of the browser's
         assert hashlib.sha256(file.read()).digest() == hashlib.sha256(MODEL).digest()
-    assert download.value.suggested_filename == "pi-knee.onnx"
+    assert download.value.suggested_filename == "model.onnx"
 
 
 def test_the_list_is_alive_and_a_job_is_cancelled_from_it_by_keys_alone(house, tab, ann) -> None:

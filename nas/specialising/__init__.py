@@ -1,0 +1,1 @@
+"""Specialisations: networks of a front made deployable, checked, and handed over as folders."""

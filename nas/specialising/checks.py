@@ -1,0 +1,161 @@
+"""What a deployed network is worth on the test images: from its bytes, in ONNX Runtime, against torch and the largest network.
+
+Shapes: B images of a batch, N of all, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nas.errors import JobError
+from nas.searching.evaluator import THREADS
+from nas.specialising.specialise import Specialised, open_model
+from search_spaces import Arch
+from supernets.calibrate import answers, calibrate, resize, resolution
+from supernets.evaluation import Evaluation, judged
+from supernets.supernet import Supernet
+from supernets.tasks import agreeing, task_of
+from supernets.threads import torch_threads
+
+MAX_ABS_DIFF = 1e-4
+
+Labelled = Iterable[tuple[Tensor, Tensor]]
+"""Batches of normalised images (B, C, H, W) with their labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a network says of labelled images, in their order: logits (N, K)."""
+
+    logits_NK: Tensor
+    labels: Tensor
+
+    @property
+    def right_N(self) -> Tensor:
+        """Whether all that is said of an image is so: its class, or its whole set of classes."""
+        same = task_of(self.labels).decided(self.logits_NK) == self.labels
+        return same.view(len(same), -1).all(1)
+
+    def evaluated(self) -> Evaluation:
+        return judged([(self.logits_NK, self.labels)])
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """ONNX Runtime against torch: the largest difference of a logit, and the share of images of which both say the same."""
+
+    max_abs_diff: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A network against the largest of its space, on the same images; changes are this one's less the largest's.
+
+    `disagreement`: the share of images of which the two say different things. `forgotten` and `gained`: images that the
+    largest gets right and this one wrong, and the other way round, which hide behind equal accuracies (Hooker et al., "What
+    Do Compressed Deep Neural Networks Forget?", 2019). `change_by_class`: None where a class has no image;
+    `forgotten_by_class`: an image with several classes counts for each.
+    """
+
+    accuracy: float
+    """Of the largest network."""
+    change: float
+    change_by_class: tuple[float | None, ...]
+    disagreement: float
+    forgotten: int
+    gained: int
+    forgotten_by_class: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """One architecture as an ONNX model, with what that is worth on the test images."""
+
+    arch: Arch
+    model: bytes
+    answers: Answers
+    evaluation: Evaluation
+    parity: Parity
+    compared: Compared
+
+    @property
+    def test_accuracy(self) -> float:
+        return self.evaluation.accuracy
+
+
+def check(made: Specialised, test: Labelled, largest: Answers) -> Checked:
+    """Run the model on the test images. `largest`: what the largest network says of the same ones, in the same order.
+
+    `JobError` if ONNX Runtime and torch do not agree on what the network computes.
+    """
+    found, parity = deployed_answers(made, test)
+    evaluation = found.evaluated()
+    return Checked(made.arch, made.model, found, evaluation, parity, compare(found, evaluation, largest))
+
+
+def supernet_answers(net: Supernet, arch: Arch, calibration: Sequence[Tensor], batches: Labelled) -> Answers:
+    """What an architecture says with the weights of the supernet, its batch norm calibrated on these images, in torch."""
+    with torch_threads(THREADS):
+        found = list(answers(net, arch, calibrate(net, arch, calibration), batches))
+    return Answers(torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found]))
+
+
+def deployed_answers(made: Specialised, batches: Labelled) -> tuple[Answers, Parity]:
+    """What the model says in ONNX Runtime, and how far that is from torch."""
+    session = open_model(made.model, made.arch.id)
+    logits, labels, largest_difference, agree = [], [], 0.0, 0
+    with torch_threads(THREADS):
+        for x_BCHW, y_B in batches:
+            sized = resize(x_BCHW, resolution(made.arch)).contiguous()
+            with torch.no_grad():
+                wanted = made.plain(sized)
+            found = torch.from_numpy(_run(session, sized, made.batch))
+            largest_difference = max(largest_difference, float((wanted - found).abs().max()))
+            agree += agreeing(task_of(y_B), wanted, found)
+            logits.append(found)
+            labels.append(y_B)
+    if not largest_difference <= MAX_ABS_DIFF:  # nor where it is not a number
+        raise JobError(
+            f"the ONNX model of {made.arch.id} differs from torch by {largest_difference:.2g} (at most {MAX_ABS_DIFF:g} is "
+            "allowed)"
+        )
+    answered = Answers(torch.cat(logits), torch.cat(labels))
+    return answered, Parity(largest_difference, agree / len(answered.labels))
+
+
+def compare(found: Answers, evaluation: Evaluation, largest: Answers) -> Compared:
+    """A network's answers against the largest's; `evaluation` is of the former."""
+    best, task = largest.evaluated(), task_of(found.labels)
+    lost_N, classes = largest.right_N & ~found.right_N, found.logits_NK.shape[1]
+    has_NK = found.labels if found.labels.dim() == 2 else torch.nn.functional.one_hot(found.labels, classes)
+    return Compared(
+        accuracy=best.accuracy,
+        change=evaluation.accuracy - best.accuracy,
+        change_by_class=tuple(
+            None if mine is None or its is None else mine - its
+            for mine, its in zip(evaluation.by_class, best.by_class, strict=True)
+        ),
+        disagreement=1 - agreeing(task, found.logits_NK, largest.logits_NK) / evaluation.images,
+        forgotten=int(lost_N.sum()),
+        gained=int((found.right_N & ~largest.right_N).sum()),
+        forgotten_by_class=tuple(has_NK[lost_N].long().sum(0).tolist()),
+    )
+
+
+def _run(session: ort.InferenceSession, x_BCHW: Tensor, batch: int | None) -> NDArray[np.float32]:
+    """Logits of all images; a graph of a fixed batch gets them in portions, the last one padded."""
+    images = x_BCHW.numpy()
+    if batch is None:
+        logits: NDArray[np.float32] = session.run(None, {"input": images})[0]
+        return logits
+    padded = np.concatenate([images, np.zeros((-len(images) % batch, *images.shape[1:]), dtype=np.float32)])
+    parts = [session.run(None, {"input": padded[i : i + batch]})[0] for i in range(0, len(padded), batch)]
+    return np.concatenate(parts)[: len(images)]
