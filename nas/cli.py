@@ -421,19 +421,23 @@ def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
 def _front_table(device: dict[str, Any]) -> Table:
     from rich.table import Table
 
+    from nas.tables import computes_in, differ
+
     quality = device["predictor"]
     title = (
         f"{device['name']}: {len(device['front'])} networks on the front; predictor error {100 * quality['mape']:.1f}% "
         f"on {quality['n_test']} held-out networks"
     )
     table = Table(title=title, title_justify="left")
-    for name in ("pick", "val %", "test %", "predicted ms", "measured ms", "MACs", "params", "file"):
-        table.add_column(name, justify="left" if name in ("pick", "file") else "right", no_wrap=True)
+    in_others = ("in",) if differ(device["front"]) else ()
+    for name in ("pick", *in_others, "val %", "test %", "predicted ms", "measured ms", "MACs", "params", "file"):
+        table.add_column(name, justify="left" if name in ("pick", "in", "file") else "right", no_wrap=True)
     rows = {row["arch_id"]: row for row in device["front"]}
     for made in device["exports"]:
         row = rows[made["arch_id"]]
         table.add_row(
             made["pick"],
+            *([computes_in(row)] if in_others else []),
             f"{100 * row['val_accuracy']:.1f}",
             f"{100 * row['test_accuracy']:.1f}",
             f"{row['latency_ms_predicted']:.3f}",

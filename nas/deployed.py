@@ -62,7 +62,7 @@ class Deployed:
         return build_model(layers, self.weights, batch=batch, opset=opset, ir_version=ir_version, ranges=ranges)
 
 
-def session_of(model: bytes, name: str) -> ort.InferenceSession:
+def open_model(model: bytes, name: str) -> ort.InferenceSession:
     """On one thread of the processor; a `JobError` says for what the runtime refuses it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -80,7 +80,7 @@ def answers_of(session: ort.InferenceSession, x_BCHW: Tensor) -> Tensor:
 
 def score_of(model: ModelProto, arch: Arch, images: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The score of a graph with a free batch over batches of images (B, C, H, W) and labels, as `supernets.accuracy`."""
-    session, kept = session_of(model.SerializeToString(), arch.id), []
+    session, kept = open_model(model.SerializeToString(), arch.id), []
     for x_BCHW, y_B in images:
         task = task_of(y_B)
         kept.append(task.kept(answers_of(session, resize(x_BCHW, resolution(arch))), y_B))

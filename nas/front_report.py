@@ -15,6 +15,8 @@ from nas.tables import (
     Network,
     accuracy_lines,
     code,
+    computes_in,
+    differ,
     escaped,
     exact,
     finite,
@@ -32,6 +34,8 @@ from nas.tables import (
 )
 
 MOST_POINTS = 4000  # of one trace: more only make the page slow
+
+SYMBOLS = {"fp32": "circle", "int8": "triangle-up", "mixed": "pentagon"}
 
 Device = Mapping[str, Any]
 
@@ -165,6 +169,7 @@ def _front_words(front: Sequence[Network], cost: Cost, objectives: Sequence[str]
         f"The steps are the front: by predicted {cost.word}, no {rival} is both {cost.better} and more accurate than one on it."
         if _flat(objectives)
         else "The dots in colour are the front, which has other objectives than the two that are drawn as well.",
+        *(["Circles compute in fp32, triangles in int8, pentagons in both."] if differ(front) else []),
         "A pale bar is the interval in which a measurement is expected; a diamond is what the device measured, with a line to "
         "its prediction.",
         scored,
@@ -207,7 +212,7 @@ def _front_plot(
         line("Bound", bound, [], "@muted", 1.5) | {"line": {"color": "@muted", "dash": "dash", "shape": "vh"}},
         _strokes("Interval", bounded, cost, ("low", "high"), "@band", 9),
         _strokes("Error", again, cost, ("predicted", "measured"), "@measured", 2) | {"showlegend": False},
-        dots("Predicted", predicted, hovers(front), "@front")
+        dots("Predicted", predicted, hovers(front), "@front", [SYMBOLS[computes_in(network)] for network in front])
         | {"mode": line_or_dots, "line": {"color": "@front", "width": 1.5, "shape": "hv"}},
         dots("Measured", measured, hovers(again), "@measured", "diamond"),
         dots("Average", average, ["Average of random networks"] * len(average), "@random", "star", 13),

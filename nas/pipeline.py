@@ -261,7 +261,7 @@ PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
 
 def _trained(context: Run) -> Trained:
     folder, job = context.folder, context.job
-    net, _ = load_supernet(folder.supernet, folder.space)
+    net, _ = load_supernet(folder.supernet, float_space(folder.space))
     return Trained(folder.supernet, folder, job, net, load(job.source, folder.cache))
 
 

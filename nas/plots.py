@@ -101,10 +101,10 @@ def dots(
     points: Iterable[tuple[Any, Any]],
     hover: Sequence[str],
     color: str,
-    symbol: str = "circle",
+    symbol: str | Sequence[str] = "circle",
     size: int = 9,
 ) -> dict[str, Any]:
-    """A trace of points; `hover` has a text for each, or is empty."""
+    """A trace of points; `hover` has a text for each, or is empty; `symbol` is that of all, or one for each."""
     marker = {"color": color, "symbol": symbol, "size": size}
     return {**_trace(name, points, hover), "mode": "markers", "marker": marker}
 

@@ -13,7 +13,9 @@ from nas.tables import (
     amount,
     code,
     compact_arch,
+    computes_in,
     constraints_text,
+    differ,
     escaped,
     exact,
     facts_list,
@@ -72,11 +74,12 @@ def picks_table(devices: Sequence[Mapping[str, Any]]) -> str:
 
 
 def front_table(name: str, front: Sequence[Network]) -> str:
-    confirmed = any(map(reread, front))
+    confirmed, in_others = any(map(reread, front)), differ(front)
     rows = [
         (
             code(network["arch_id"]),
             escaped(", ".join(network["picks"])),
+            *([computes_in(network)] if in_others else []),
             percent(network["val_accuracy"], 2),
             *([percent(network["search_accuracy"], 2)] if confirmed else []),
             percent(network["test_accuracy"], 2),
@@ -90,7 +93,15 @@ def front_table(name: str, front: Sequence[Network]) -> str:
         )
         for network in front
     ]
-    columns = ["Network", "Pick", "#Validation", *(["#In the search"] if confirmed else []), "#Test", "#Predicted ms"]
+    columns = [
+        "Network",
+        "Pick",
+        *(["In"] if in_others else []),
+        "#Validation",
+        *(["#In the search"] if confirmed else []),
+        "#Test",
+        "#Predicted ms",
+    ]
     columns += ["#Interval ms", "#Measured ms", "#Off by", "#MACs", "#Params", "Architecture"]
     strong = [bool(network["picks"]) for network in front]
     return table(f"The front of {name}", columns, rows, strong)

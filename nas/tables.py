@@ -247,10 +247,21 @@ def hovers(networks: Iterable[Network]) -> list[str]:
             *value_lines(network),
             *constraint_lines(network),
             f"{amount(network['macs'])} MACs, {amount(network['params'])} parameters",
+            *([computes_in(network)] if computes_in(network) != "fp32" else []),
             *compact_arch(network["arch"]),
         )
         for network in networks
     ]
+
+
+def computes_in(network: Network) -> str:
+    """`fp32`, `int8` or `mixed`; summaries from before there were others do not say."""
+    return str(network.get("precision", "fp32"))
+
+
+def differ(networks: Iterable[Network]) -> bool:
+    """Whether some do not compute in fp32."""
+    return any(computes_in(network) != "fp32" for network in networks)
 
 
 def hover_lines(title: str, *lines: str) -> str:

@@ -43,6 +43,11 @@ class Trained:
     def space(self) -> Space:
         return self.net.space
 
+    @property
+    def searched(self) -> Space:
+        """The space of the run's search: that of the supernet, with precision where the job has it."""
+        return self.folder.space
+
     def calibration(self) -> list[Tensor]:
         """What the run's search and export calibrate with."""
         batches = self.job.search.calibration_batches

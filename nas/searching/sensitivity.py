@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.deployed import Deployed, answers_of, session_of
+from nas.deployed import Deployed, answers_of, open_model
 from search_spaces import Arch, Space, float_arch, lifted, precision_columns
 from supernets.calibrate import calibrate
 from supernets.datasource import TaskName
@@ -36,7 +36,7 @@ class Sensitivity:
         in_fp32 = lifted(self.space, plain)
 
         def answers(of: Arch) -> Tensor:
-            return answers_of(session_of(graphs.model(of).SerializeToString(), of.id), graphs.images)
+            return answers_of(open_model(graphs.model(of).SerializeToString(), of.id), graphs.images)
 
         wanted = answers(in_fp32)
         taught, divergence = task.probabilities(wanted), task.distillations["cross_entropy"]

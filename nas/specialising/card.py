@@ -20,6 +20,11 @@ from supernets.scores import CLASS_SCORES, SCORES
 
 Numbers = Mapping[str, Any]
 
+PRECISIONS = {
+    "fp32": "in fp32",
+    "int8": "in 8-bit integers",
+    "mixed": "some parts in 8-bit integers, the others in fp32",
+}
 CLASSES_SHOWN = 10
 """Of many, those that lost most."""
 _MARKED = re.compile(r"([\\`*_\[\]#|~])")
@@ -29,7 +34,8 @@ def card(numbers: Numbers) -> str:
     """The card of one network, from its numbers."""
     network = (
         f"The network `{numbers['arch_id']}` of the search `{numbers['name']}`: {amount(numbers['macs'])} "
-        f"multiply-accumulates an image, {amount(numbers['params'])} parameters. {_picked(numbers)}"
+        f"multiply-accumulates an image, {amount(numbers['params'])} parameters, {PRECISIONS[numbers['precision']]}. "
+        f"{_picked(numbers)}"
     )
     return "\n\n".join(
         (
@@ -153,15 +159,17 @@ def _picked(numbers: Numbers) -> str:
 def _results(numbers: Numbers) -> str:
     test, largest, check = numbers["test"], numbers["largest"], numbers["check"]
     score = SCORES[numbers["data"]["task"]]
+    integers = [] if numbers["precision"] == "fp32" else [("the same network in fp32", percent(check["in_fp32"], 2))]
     rows = [
         (f"{score}, {test['images']:,} test images", percent(test["accuracy"], 2)),
+        *integers,
         ("change against the largest network of the space", _points(largest["change"])),
         (f"{score}, validation images", percent(numbers["val_accuracy"], 2)),
         ("expected calibration error (15 bins)", percent(test["calibration_error"], 2)),
         ("negative log-likelihood (nats)", significant(test["nll"])),
         ("images of which it says something else than the largest network", percent(largest["disagreement"], 2)),
-        ("same answers as torch", percent(check["top1_agreement"], 2)),
-        ("largest difference of a logit to torch", small(check["max_abs_diff"])),
+        ("same answers as torch, in fp32", percent(check["top1_agreement"], 2)),
+        ("largest difference of a logit to torch, in fp32", small(check["max_abs_diff"])),
     ]
     return (
         "The file itself was run on all test images, in ONNX Runtime.\n\n"
@@ -230,10 +238,13 @@ def _conditions(numbers: Numbers) -> str:
     words = (
         f"Measured on {plain(processor)}, {device['threads']} thread{'s' * (device['threads'] > 1)}, ONNX Runtime "
         f"{plain(machine.get('onnxruntime', ''))} ({plain(device['provider'])}, graph optimisation "
-        f"{device['graph_optimization']}), {device['precision']}: {told['count']:,} runs in {told['rounds']} rounds "
+        f"{device['graph_optimization']}), {numbers['precision']}: {told['count']:,} runs in {told['rounds']} rounds "
         f"({sum(told['rejected'].values())} rejected as disturbed{load}), threads "
         f"{'spinning' if told['spinning'] else 'sleeping'} between runs. ± is half the 95% interval of the median."
     )
+    if numbers["in_floats"]:
+        kinds = ", ".join(f"{count} `{op}`" for op, count in numbers["in_floats"].items())
+        words += f" For want of integer kernels it computes these layers of the parts in integers in floats: {kinds}."
     if told["disturbed"]:
         words += " **The machine was disturbed all the while.**"
     shift = numbers["canary_shift"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from latency_tables.device import Device
+from latency_tables.graphs.fallbacks import in_floats
 from latency_tables.measuring.machine import Machine
 from latency_tables.measuring.measurement import Measurement
+from latency_tables.measuring.sessions import CPU
 from latency_tables.table import SHIFTED
 from latency_tables.table import load as load_table
 from nas.profiling import measured_front, shift_since
@@ -26,6 +29,8 @@ from nas.specialising.pair_export import export_pair, pair_folder
 from nas.specialising.picks import Picked, check_picks, picked, slug
 from nas.specialising.workshop import Exporting, Workshop
 from nas.trained import Trained
+from search_spaces import Space, precision_of
+from search_spaces import network as layers_of
 
 Json = Any
 
@@ -73,7 +78,7 @@ def _picked(trained: Trained, device: Device, told: Told) -> Picked:
         return picked(front, device.name, job.export.picks)
     asked = (*job.search.constraints, *(limit.text for limit in job.export.limits))
     search = replace(job.search, constraints=asked)
-    target = target_of(trained.folder, replace(job, search=search), trained.space, device)
+    target = target_of(trained.folder, replace(job, search=search), trained.searched, device)
     return picked(front, device.name, job.export.picks, target)
 
 
@@ -81,7 +86,7 @@ def _device(
     run: Exporting, device: Device, indices: Mapping[str, int], progress: Callable[[int, str], None]
 ) -> dict[str, Json]:
     """All exports of one device, with its front as it is measured now."""
-    trained, space = run.trained, run.trained.space
+    trained, space = run.trained, run.trained.searched
     front = [dict(row) for row in run.told.search(device.name)["front"]]
     models: dict[int, Checked] = {}
     for done, index in enumerate(dict.fromkeys(indices.values())):
@@ -100,9 +105,10 @@ def _device(
     for index, found in measured.items():
         front[index] = with_measured(front[index], found)
     shift = _shift(run, device, measured)
+    floats = {index: _in_floats(space, each, device) for index, each in models.items()}
     exports = [
-        write_export(run, Network(device, pick, front[index], models[index], measured[index], shift))
-        for pick, index in indices.items()
+        write_export(run, Network(device, pick, front[i], models[i], measured[i], shift, floats[i]))
+        for pick, i in indices.items()
     ]
     pair = export_pair(run, device, front) if trained.job.export.pair and front else None
     for pick, index in indices.items():
@@ -111,13 +117,20 @@ def _device(
     return {"name": device.name, "canary_shift": shift, "front": front, "exports": exports, "pair": pair}
 
 
+def _in_floats(space: Space, checked: Checked, device: Device) -> dict[str, int]:
+    """By operation, how many layers in int8 the device computes in floats; told of this machine's processor alone."""
+    if precision_of(checked.arch) == "fp32" or device.provider != CPU:
+        return {}
+    return dict(Counter(layer.op for layer in in_floats(layers_of(space, checked.arch), checked.model, device)))
+
+
 def _shown(progress: Progress, device: int, devices: int, done: int, text: str) -> None:
     progress(3 * device + min(done, 3), 3 * devices, text)
 
 
 def _shift(run: Exporting, device: Device, measured: Mapping[int, Measurement]) -> float:
     """How much slower the device is than when it was profiled; told where that is too much to compare."""
-    table = load_table(run.trained.folder.table(device.name), space=run.trained.space, device=device)
+    table = load_table(run.trained.folder.table(device.name), space=run.trained.searched, device=device)
     shift = shift_since(table, measured)
     if abs(shift) > SHIFTED:
         run.display.note(
@@ -131,7 +144,7 @@ def _shift(run: Exporting, device: Device, measured: Mapping[int, Measurement]) 
 def write_export(run: Exporting, network: Network) -> dict[str, Json]:
     """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry."""
     trained, folder = run.trained, folder_of(run.into, network.device, network.pick)
-    job, space, checked = trained.job, trained.space, network.checked
+    job, space, checked = trained.job, trained.searched, network.checked
     about = metadata(checked, job, space, trained.dataset, network.device, network.pick, network.row)
     with replaced(folder) as part:
         sha256 = write_model(part / MODEL, checked.model, about)

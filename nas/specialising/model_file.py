@@ -11,7 +11,7 @@ from latency_tables.device import Device
 from nas.folder import versions
 from nas.job import Job
 from nas.specialising.checks import Checked
-from search_spaces import Arch, Space, canonical_json
+from search_spaces import Arch, Space, canonical_json, precision_of
 from search_spaces.files import write_bytes
 from supernets.dataset import Dataset
 
@@ -25,6 +25,7 @@ def check_json(checked: Checked) -> dict[str, Any]:
     return {
         "max_abs_diff": parity.max_abs_diff,
         "top1_agreement": parity.top1_agreement,
+        "in_fp32": parity.in_fp32,
         "images": checked.evaluation.images,
     }
 
@@ -56,6 +57,7 @@ def metadata(
         "nas.space": space.to_json(),
         "nas.device": device.to_json(),
         "nas.pick": pick,
+        "nas.precision": precision_of(checked.arch),
         "nas.metrics": {name: row[name] for name in METRICS},
         "nas.check": check_json(checked),
         "nas.task": dataset.task,

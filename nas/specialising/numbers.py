@@ -13,6 +13,7 @@ from nas.job import Job
 from nas.specialising.checks import Checked, Compared
 from nas.specialising.model_file import check_json
 from nas.specialising.picks import Row, met
+from search_spaces import precision_of
 from supernets.evaluation import Evaluation
 
 Json = Any
@@ -44,7 +45,11 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """One network of a device's front, picked, made deployable and measured. `shift`: of the canary since the profile."""
+    """One network of a device's front, picked, made deployable and measured.
+
+    `shift`: of the canary since the profile. `in_floats`: operations of layers in int8 that the device has no integer kernel
+    for, with how many there are.
+    """
 
     device: Device
     pick: str
@@ -52,6 +57,7 @@ class Network:
     checked: Checked
     measured: Measurement
     shift: float
+    in_floats: Mapping[str, int]
 
 
 def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) -> dict[str, Json]:
@@ -62,6 +68,7 @@ def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) ->
         "pick": network.pick,
         "as_asked": met(network.pick, row, network.measured),
         "arch_id": row["arch_id"],
+        "precision": precision_of(checked.arch),
         "file": dict(file),
         "val_accuracy": row["val_accuracy"],
         **tested_json(checked.evaluation, checked.compared, told),
@@ -71,6 +78,7 @@ def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) ->
         "latency_ms": {part: row[f"latency_ms_{part}"] for part in ("predicted", "low", "high", "measured")},
         "measurement": measurement_json(network.measured),
         "canary_shift": network.shift,
+        "in_floats": dict(network.in_floats),
         **told_json(job, told, network.device, row["latency_ms_predicted"]),
     }
 

@@ -37,7 +37,7 @@ def export_pair(run: Exporting, device: Device, front: Front) -> dict[str, Json]
             "export", f"{device.name}: a pair answers image by image, and this device takes {device.batch}"
         )
         return None
-    space = run.trained.space
+    space = run.trained.searched
     said = [Said.of(run.workshop.validated(space.arch(row["arch"]))) for row in front]
     latency_ms = [row["latency_ms_measured"] for row in front]
     chosen = chosen_pair(said, latency_ms)
@@ -60,13 +60,13 @@ def _written(run: Exporting, device: Device, front: Front, chosen: Cascade, vali
     """The folder of a pair; its entry."""
     trained, job = run.trained, run.trained.job
     rows = {"fast": dict(front[chosen.fast]), "accurate": dict(front[chosen.accurate])}
-    made = {name: run.workshop.checked(trained.space.arch(row["arch"]), device.batch) for name, row in rows.items()}
+    made = {name: run.workshop.checked(trained.searched.arch(row["arch"]), device.batch) for name, row in rows.items()}
     folder = pair_folder(run.into, device)
     with replaced(folder) as part:
         networks = {}
         for name, row in rows.items():
             row["test_accuracy"] = made[name].test_accuracy
-            about = metadata(made[name], job, trained.space, trained.dataset, device, PAIR, row)
+            about = metadata(made[name], job, trained.searched, trained.dataset, device, PAIR, row)
             sha256 = write_model(part / MODELS[name], made[name].model, about)
             networks[name] = {**_network(row), "file": MODELS[name], "sha256": sha256}
         document = {
@@ -115,7 +115,7 @@ def _judged(
 def _alone(run: Exporting, device: Device, front: Front) -> dict[str, Json]:
     """The most accurate network of the front, which the pair is to stand in for."""
     row = max(front, key=lambda row: row["val_accuracy"])
-    checked = run.workshop.checked(run.trained.space.arch(row["arch"]), device.batch)
+    checked = run.workshop.checked(run.trained.searched.arch(row["arch"]), device.batch)
     return _network({**row, "test_accuracy": checked.test_accuracy})
 
 

@@ -5,31 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnxruntime as ort
 from torch import Tensor, nn
 
 from latency_tables.graphs.graph import build_model
-from nas.errors import JobError
+from nas.deployed import Deployed, open_model
 from nas.job import ExportSettings
 from nas.searching.evaluator import THREADS
-from search_spaces import NETWORK_INPUT, Arch, Layer, Space, network
+from search_spaces import NETWORK_INPUT, Arch, Layer, Space, float_arch
 from supernets.calibrate import calibrate
-from supernets.extract import FoldedWeights, extract, fold
+from supernets.extract import extract
 from supernets.supernet import Supernet
 from supernets.threads import torch_threads
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of one architecture alone: as a torch module in evaluation mode, and folded, as graphs take them."""
+    """The weights of one architecture alone: as a torch module in evaluation mode, and as its graphs take them."""
 
     plain: nn.Module
-    folded: FoldedWeights
+    deployed: Deployed
 
 
 @dataclass(frozen=True, eq=False)
 class Specialised:
-    """One architecture as an ONNX model, beside the module that it has to agree with. `batch`: of the graph, None: free."""
+    """One architecture as an ONNX model, beside the module in fp32 that it has to agree with.
+
+    `batch`: of the graph; None: free.
+    """
 
     arch: Arch
     plain: nn.Module
@@ -44,28 +46,18 @@ def check_versions(settings: ExportSettings) -> None:
     open_model(proto.SerializeToString(), f"opset {settings.opset} and IR version {settings.ir_version}")
 
 
-def supernet_weights(net: Supernet, arch: Arch, calibration: Sequence[Tensor]) -> Weights:
-    """Those that the architecture has in a supernet, with batch norm calibrated on normalised images (B, C, H, W)."""
+def supernet_weights(net: Supernet, space: Space, arch: Arch, calibration: Sequence[Tensor]) -> Weights:
+    """Those that an architecture of `space` has in the supernet of it without precision, with batch norm calibrated on
+    normalised images (B, C, H, W)."""
     with torch_threads(THREADS):
-        stats = calibrate(net, arch, calibration)
-        return Weights(extract(net, arch, stats), fold(net, arch, stats))
+        plain = float_arch(space, arch)
+        stats = calibrate(net, plain, calibration)
+        return Weights(extract(net, plain, stats), Deployed.of(net, space, arch, stats, calibration))
 
 
-def specialise(space: Space, arch: Arch, weights: Weights, settings: ExportSettings, batch: int) -> Specialised:
+def specialise(arch: Arch, weights: Weights, settings: ExportSettings, batch: int) -> Specialised:
     """The graph of an architecture with these weights. `batch`: of the graph, unless the settings leave it free."""
     free = None if settings.dynamic_batch else batch
-    proto = build_model(
-        network(space, arch), weights.folded, batch=free, opset=settings.opset, ir_version=settings.ir_version
-    )
+    with torch_threads(THREADS):
+        proto = weights.deployed.model(arch, batch=free, opset=settings.opset, ir_version=settings.ir_version)
     return Specialised(arch, weights.plain, proto.SerializeToString(), free)
-
-
-def open_model(model: bytes, name: str) -> ort.InferenceSession:
-    """A session on one thread of this machine's processor; `JobError` names what cannot be loaded."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own kinds, all of them direct children of Exception
-        raise JobError(f"ONNX Runtime cannot load the model of {name}: {error}") from error

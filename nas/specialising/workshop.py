@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latency_tables.device import Device
 from latency_tables.measuring.machine import Machine
 from nas.progress import Display
-from nas.specialising.checks import Answers, Checked, check, supernet_answers
+from nas.specialising.checks import Answers, Checked, check, deployed_answers, supernet_answers
 from nas.specialising.numbers import Told
 from nas.specialising.specialise import specialise, supernet_weights
 from nas.trained import Trained
@@ -31,16 +31,17 @@ class Workshop:
         settings = self.trained.job.export
         key = (arch.id, None if settings.dynamic_batch else batch)
         if key not in self._made:
-            weights = supernet_weights(self.trained.net, arch, self.calibration)
-            made = specialise(self.trained.space, arch, weights, settings, batch)
+            weights = supernet_weights(self.trained.net, self.trained.searched, arch, self.calibration)
+            made = specialise(arch, weights, settings, batch)
             self._made[key] = check(made, self.test, self.largest)
         return self._made[key]
 
     def validated(self, arch: Arch) -> Answers:
         """What an architecture says of the validation images."""
         if arch.id not in self._validated:
-            images = self.trained.images("validation")
-            self._validated[arch.id] = supernet_answers(self.trained.net, arch, self.calibration, images)
+            weights = supernet_weights(self.trained.net, self.trained.searched, arch, self.calibration)
+            made = specialise(arch, weights, replace(self.trained.job.export, dynamic_batch=True), 1)
+            self._validated[arch.id] = deployed_answers(made, self.trained.images("validation"))[0]
         return self._validated[arch.id]
 
 

@@ -14,10 +14,10 @@ import torch
 
 from latency_tables import Device, LatencyError
 from latency_tables.graphs.graph import profiling_model
+from nas import deployed as deploying
 from nas.errors import JobError
 from nas.folder import RunFolder
 from nas.job import ExportSettings
-from nas.specialising import specialise as specialising
 from nas.specialising.checks import MAX_ABS_DIFF, Answers, Checked, check, supernet_answers
 from nas.specialising.model_file import write_model
 from nas.specialising.specialise import Specialised, Weights, check_versions, specialise, supernet_weights
@@ -38,6 +38,7 @@ METADATA = {
         "nas.space",
         "nas.device",
         "nas.pick",
+        "nas.precision",
         "nas.metrics",
         "nas.check",
     ),
@@ -56,8 +57,8 @@ class Trained:
     largest: Answers
 
     def specialised(self, arch: Arch, batch: int = 1, **settings) -> Specialised:
-        weights = supernet_weights(self.net, arch, self.calibration)
-        return specialise(self.net.space, arch, weights, ExportSettings(**settings), batch)
+        weights = supernet_weights(self.net, self.net.space, arch, self.calibration)
+        return specialise(arch, weights, ExportSettings(**settings), batch)
 
     def checked(self, arch: Arch, batch: int = 1, **settings) -> Checked:
         return check(self.specialised(arch, batch, **settings), self.test, self.largest)
@@ -140,18 +141,20 @@ def test_versions_that_onnx_runtime_cannot_load_are_refused(monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("Unsupported model IR version: 13")
 
-    monkeypatch.setattr(specialising.ort, "InferenceSession", refuse)
+    monkeypatch.setattr(deploying.ort, "InferenceSession", refuse)
     with pytest.raises(JobError, match="ONNX Runtime cannot load the model of opset 17 and IR version 8"):
         check_versions(ExportSettings())
 
 
 def test_a_model_that_computes_something_else_is_refused(trained):
     arch = trained.net.space.largest()
-    weights = supernet_weights(trained.net, arch, trained.calibration)
-    name, (weight, bias) = next(iter(weights.folded.items()))
-    off = Weights(weights.plain, {**weights.folded, name: (weight + 0.01, bias)})
+    weights = supernet_weights(trained.net, trained.net.space, arch, trained.calibration)
+    deployed = weights.deployed
+    name, (weight, bias) = next(iter(deployed.weights.items()))
+    moved = dataclasses.replace(deployed, weights={**deployed.weights, name: (weight + 0.01, bias)})
+    off = Weights(weights.plain, moved)
     with pytest.raises(JobError, match=r"differs from torch by 0\.\d+ \(at most 0\.0001 is allowed\)"):
-        check(specialise(trained.net.space, arch, off, ExportSettings(), 1), trained.test, trained.largest)
+        check(specialise(arch, off, ExportSettings(), 1), trained.test, trained.largest)
 
 
 def test_what_was_profiled_is_what_is_deployed(trained):
@@ -214,4 +217,4 @@ def test_every_exported_file_says_what_it_is(finished):
         assert found["nas.versions"].keys() >= {"python", "torch", "onnx", "onnxruntime"}
 
 
-PLAIN_TEXT = ("nas.format", "nas.arch_id", "nas.pick", "nas.task", "nas.job", "nas.license")
+PLAIN_TEXT = ("nas.format", "nas.arch_id", "nas.pick", "nas.precision", "nas.task", "nas.job", "nas.license")

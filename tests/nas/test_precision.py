@@ -1,0 +1,67 @@
+"""Precision through the whole chain: a run that was trained in fp32 is profiled, searched and exported with integers."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from nas.folder import RunFolder
+from nas.specialising.checks import MAX_ABS_DIFF
+from search_spaces import float_space, precision_of
+
+PRECISE = "space.precisions=[int8, fp32]"
+
+
+@pytest.fixture
+def precise(nas, copied):
+    """The finished run, profiled anew with precisions and searched."""
+    assert nas("profile", copied, "--again", "--set", PRECISE).code == 0
+    said = nas("search", copied, "--jobs", 1)
+    assert said.code == 0, said.err
+    return RunFolder.open(copied)
+
+
+def test_a_run_trained_in_fp32_is_searched_and_exported_with_integers(nas, finished, precise):
+    space, before = precise.space, RunFolder.open(finished).space
+    assert float_space(space) == before
+    assert space.settings["precisions"] == ["int8", "fp32"]
+    found = precise.result("search")["devices"][0]
+    assert {row["precision"] for row in found["evaluated"]} == {"fp32", "int8", "mixed"}
+    with_integers = [row for row in found["front"] if row["precision"] != "fp32"]
+    assert with_integers
+    row = with_integers[-1]
+    assert precision_of(space.arch(row["arch"])) == row["precision"]
+    said = nas("export", precise.root, "--pick", row["arch_id"], "--pick", "most-accurate")
+    assert said.code == 0, said.err
+    folder = precise.root / "models" / f"one-{row['arch_id']}"
+    document = json.loads((folder / "numbers.json").read_text())
+    assert document["precision"] == row["precision"]
+    assert document["check"]["max_abs_diff"] > MAX_ABS_DIFF
+    assert document["check"]["top1_agreement"] > 0.9
+    assert abs(document["check"]["in_fp32"] - document["test"]["accuracy"]) < 0.1
+    card = (folder / "card.md").read_text()
+    assert "in 8-bit integers" in card
+    assert "the same network in fp32" in card
+    model = onnx.load(folder / "model.onnx")
+    assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
+    assert {each.key: each.value for each in model.metadata_props}["nas.precision"] == row["precision"]
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    assert session.run(None, {"input": np.zeros((2, 1, size, size), np.float32)})[0].shape == (2, 10)
+    report = (precise.root / "report.html").read_text()
+    assert "Circles compute in fp32, triangles in int8, pentagons in both." in report
+
+
+def test_precisions_that_are_none_leave_the_run_as_it_was(nas, copied):
+    before = {name: (copied / name).read_text() for name in ("job.json", "space.json", "tables/one.json")}
+    said = nas("profile", copied, "--again", "--set", "space.precisions=[int4]")
+    assert "precisions must list some of int8, fp32" in said.complaint
+    assert {name: (copied / name).read_text() for name in before} == before
+
+
+def test_the_same_precisions_keep_what_was_measured(nas, precise):
+    before = precise.table("one").read_bytes()
+    assert nas("profile", precise.root, "--again", "--set", PRECISE).code == 0
+    assert json.loads(precise.table("one").read_bytes())["space"] == json.loads(before)["space"]
