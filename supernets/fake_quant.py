@@ -63,20 +63,21 @@ class FakeQuantisation:
         """Logits (B, K); `x_BCHW` has the architecture's resolution. Batch norm goes by the running statistics."""
         steps = program(net.space, arch)
         fused = _fused([step.layer for step in steps], self.quantised)
-        values, scales = {NETWORK_INPUT: x_BCHW}, dict.fromkeys(fused, 1.0)
+        values = {NETWORK_INPUT: x_BCHW}
+        scales = dict.fromkeys(fused, 1.0)  # of what needs no rounding where it is read
         for step in steps:
-            layer = step.layer
+            layer, scale = step.layer, 1.0
             integers = self.quantised(layer)
-            for name in layer.inputs if integers else ():
-                if name not in scales:  # from the images, or from a layer in floats
-                    scales[name], values[name] = self._rounded(name, values[name])
             inputs = [values[name] for name in layer.inputs]
+            if integers:
+                read = [self._read(name, x, scales.get(name)) for name, x in zip(layer.inputs, inputs, strict=True)]
+                inputs, scale = [x for _, x in read], read[0][0]
             if layer.op in FUNCTIONS:
                 value = FUNCTIONS[layer.op](layer, *inputs)
             else:
                 weight, bias = folded_layer(net, layer)
                 if integers:
-                    weight, bias = _rounded_weights(weight, bias, scales[layer.inputs[0]])
+                    weight, bias = _rounded_weights(weight, bias, scale)
                 value = _product(layer, inputs[0], weight, bias)
             if integers and layer.name not in fused:
                 # The largest of some pixels keeps the integer that it had.
@@ -86,6 +87,10 @@ class FakeQuantisation:
                 del values[name]
             values[layer.name] = value
         return value
+
+    def _read(self, name: str, x_BCHW: Tensor, scale: float | None) -> tuple[float, Tensor]:
+        """As `_rounded`, of what has this scale already or none: images, and what layers in floats put out."""
+        return self._rounded(name, x_BCHW) if scale is None else (scale, x_BCHW)
 
     def _rounded(self, name: str, x_BCHW: Tensor) -> tuple[float, Tensor]:
         """Activations rounded to the integers of the range of this name, and the scale of these."""

@@ -35,8 +35,10 @@ from supernets.threads import torch_threads
 from supernets.train import Progress, checked_length, epoch_steps, moves
 
 EPOCHS = 5
-# Of the rate that the supernet was trained with.
-RATE, INTEGER_RATE = 0.1, 0.02
+# Of the rate that the supernet was trained with. Five epochs, validation before and after at 0.1, 0.3 and 1.0 of it: smallest
+# network of `tiny` on CIFAR-10 79.1 -> 79.5, 78.8, -; the median one on digits 90.4 -> 94.5, 94.7, 95.2, the smallest
+# 96.5 -> 96.3, 96.1, 94.7%.
+RATE = 0.1
 WARMUP = 0.1
 PHASE = Phase("finetune", 1.0, ("largest",), teacher="frozen", label_weight=1.0)
 BEST = "best."
@@ -179,16 +181,14 @@ class _Run:
 
 def _settings(settings: TrainSettings, epochs: int, quantisation: FakeQuantisation | None) -> TrainSettings:
     """Of the supernet's training to those of a fine-tuning."""
-    rate, layout = RATE, settings.layout
-    if quantisation is not None:
-        rate = INTEGER_RATE
-        if layout == "auto" or LAYOUTS[layout].reduced:
-            layout = "fp32_channels_last"  # 16 bits do not hold 256 levels of an activation
+    layout = settings.layout
+    if quantisation is not None and (layout == "auto" or LAYOUTS[layout].reduced):
+        layout = "fp32_channels_last"  # 16 bits do not hold 256 levels of an activation
     return replace(
         settings,
         recipe="alone",
         epochs=epochs,
-        learning_rate=rate * settings.learning_rate,
+        learning_rate=RATE * settings.learning_rate,
         warmup=WARMUP,
         layout=layout,
         start=None,

@@ -57,17 +57,18 @@ def test_a_network_alone_computes_to_the_bit_what_it_computed_among_others(famil
                     assert (a is None and b is None) or (a == b).all()
 
 
-@pytest.mark.parametrize("integers", [False, True], ids=["floats", "integers"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "integers"), [*((family, True) for family in FAMILIES), ("tiny", False), ("mobilenet_v3", False)]
+)
 def test_every_family_learns_and_the_best_epoch_comes_back(family, integers):
     space = space_of(family)
     dataset, net, arch = bars(space), Supernet(space, 1), space.smallest()
     before = copy.deepcopy(net.state_dict())
     wanted = quantisation(net, arch, dataset) if integers else None
-    found = tuned(net, arch, dataset, epochs=4, quantisation=wanted)
+    found = tuned(net, arch, dataset, epochs=3, quantisation=wanted)
     scores = [row["score"] for row in found.history]
-    assert [row["epoch"] for row in found.history] == [0, 1, 2, 3, 4]
-    assert found.after > found.before or found.history[4]["loss"] < found.history[1]["loss"]
+    assert [row["epoch"] for row in found.history] == [0, 1, 2, 3]
+    assert found.after > found.before or found.history[3]["loss"] < found.history[1]["loss"]
     assert (found.before, found.after) == (scores[0], max(scores))
     assert scores.index(found.after) == found.epoch
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -100,7 +101,7 @@ def test_a_start_is_where_it_goes_on():
 def test_a_fine_tuning_that_makes_it_worse_gives_back_what_came():
     space = space_of("tiny")
     dataset = bars(space)
-    first = tuned(Supernet(space, 1), space.largest(), dataset, epochs=6)
+    first = tuned(Supernet(space, 1), space.largest(), dataset, epochs=3)
     worse = replace(QUICK, learning_rate=100.0, optimiser="sgd", weight_decay=0.0)
     found = tuned(Supernet(space, 1), space.largest(), dataset, worse, epochs=1, start=first)
     assert found.history[1]["score"] < found.before == found.after
@@ -143,8 +144,7 @@ def test_images_with_any_number_of_labels_are_learnt(integers):
     assert found.after > found.before + 0.02
 
 
-@pytest.mark.parametrize("optimiser", ["muon", "sgd"])
-@pytest.mark.parametrize("integers", [False, True], ids=["floats", "integers"])
+@pytest.mark.parametrize(("integers", "optimiser"), [(False, "muon"), (True, "sgd")])
 def test_a_fine_tuning_that_is_interrupted_ends_with_the_same_weights(tmp_path, integers, optimiser):
     space = space_of("tiny")
     dataset, net, arch = bars(space), stirred(space), space.largest()
