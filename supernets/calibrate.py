@@ -61,8 +61,13 @@ def calibrate(net: Supernet, arch: Arch, batches: Sequence[Tensor]) -> Stats:
 def accuracy(net: Supernet, arch: Arch, stats: Stats | None, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The score in [0, 1] over batches of images (B, C, H, W) and labels, in evaluation mode: top-1 accuracy, or mean average
     precision where images have any number of labels."""
+    return scored(answers(net, arch, stats, batches))
+
+
+def scored(answered: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The same of logits (B, K) and labels, batch by batch."""
     kept = []
-    for logits_BK, y_B in answers(net, arch, stats, batches):
+    for logits_BK, y_B in answered:
         task = task_of(y_B)
         kept.append(task.kept(logits_BK, y_B))
     return task.score(torch.cat(kept))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from search_spaces import NETWORK_INPUT, Arch, Layer, network
+from supernets.proxies import only
 from supernets.supernet import FUNCTIONS, Stats, Supernet
 
 FoldedWeights = dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]]
@@ -61,22 +62,46 @@ def fold(net: Supernet, arch: Arch, stats: Stats | None = None) -> FoldedWeights
     """Weights by layer name with batch norm folded in, computed in double precision (Jacob et al., CVPR 2018, eq. 14)."""
     folded: FoldedWeights = {}
     for layer in network(net.space, arch):
-        if not layer.weight_shape:
-            continue
-        sliced, offset = net.weights(layer)
-        weight = sliced.detach().double()
-        bias = None if offset is None else offset.detach().double()
-        if layer.norm:
-            mean, var, scale, shift = (t.detach().double() for t in _normalisation(net, layer, stats))
-            gain = scale / torch.sqrt(var + net.norm(layer).eps)
-            weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
-            bias = shift + ((0.0 if bias is None else bias) - mean) * gain
-        folded[layer.name] = (_array(weight), None if bias is None else _array(bias))
+        if layer.weight_shape:
+            weight, bias = folded_layer(net, layer, stats)
+            folded[layer.name] = (_array(weight), None if bias is None else _array(bias))
     return folded
 
 
+def folded_layer(net: Supernet, layer: Layer, stats: Stats | None = None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution or linear layer with the batch norm after it, rounded to single precision at the end.
+    Gradients flow back to the weights and to scale and shift of the norm."""
+    sliced, offset = net.weights(layer)
+    weight, bias = sliced.double(), None if offset is None else offset.double()
+    if layer.norm:
+        mean, var, scale, shift = (t.double() for t in _normalisation(net, layer, stats))
+        gain = scale / torch.sqrt(var + net.norm(layer).eps)
+        weight = weight * gain.view(-1, *[1] * (weight.dim() - 1))
+        bias = shift + ((0.0 if bias is None else bias) - mean) * gain
+    return weight.float(), None if bias is None else bias.float()
+
+
+def alone(net: Supernet, arch: Arch, stats: Stats | None = None) -> Supernet:
+    """A supernet whose one architecture is this one, on the CPU, with copies of its weights and `stats` as running statistics.
+
+    It computes what `net` computes for it, and has no weights of others.
+    """
+    found = Supernet(only(net.space, arch)).eval()
+    for layer in network(net.space, arch):
+        if layer.weight_shape:
+            for target, source in zip(found.weights(layer), net.weights(layer), strict=True):
+                if target is not None and source is not None:
+                    _copy(target, source)
+        if layer.norm:
+            norm = found.norm(layer)
+            targets = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            for target, source in zip(targets, _normalisation(net, layer, stats), strict=True):
+                _copy(target, source)
+    return found
+
+
 def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(tensor.float().numpy())
+    return np.ascontiguousarray(tensor.detach().numpy())
 
 
 def _normalisation(net: Supernet, layer: Layer, stats: Stats | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

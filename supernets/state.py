@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces import Space
+from search_spaces import Arch, Space
 from supernets import checkpoint
 from supernets.checkpoint import Checkpoint
 from supernets.dataset import Dataset
@@ -27,6 +27,9 @@ from supernets.start import load_start
 from supernets.supernet import Supernet
 
 LAYOUT_BATCH = 64
+
+Forward = Callable[[Supernet, Tensor, Arch], Tensor]
+"""Logits (B, K) of an architecture for images (B, C, H, W) of its resolution."""
 
 # Of Muon, relative to the settings. `tiny` on CIFAR-10 at a rate of 0.25, mean accuracy of ten networks. 1,056 steps of 128, at
 # 16-24 px: `sgd` 64.2%; Muon at 0.08 of the rate 67.8, 0.24 70.3, 0.5 71.4, 1.0 71.1%; at 0.5 without decay 69.2, with 600
@@ -43,7 +46,8 @@ class TrainState:
     `optimiser` moves all weights but those that `muon` does, where there is one. Where a recipe keeps momenta apart, it has the
     gradients of labels alone, and `distilling` those of distillation. `gap` is what attentive picks go by. `parts`: into how
     many a batch is cut to fit into memory. `loss` is smoothed over about ten steps. No checkpoint tells of `group`, the workers
-    that train it together, and of `class_weights`, what an image of each class counts, as `supernets.tasks` has them.
+    that train it together, of `class_weights`, what an image of each class counts, as `supernets.tasks` has them, and of what a
+    fine-tuning puts in place of the usual: `forward`, how the net is run in a step, and `tutor`, whose logits it learns from.
     """
 
     net: Supernet
@@ -62,6 +66,8 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     group: Group = field(default_factory=Alone)
     class_weights: Tensor | None = None
+    forward: Forward | None = None
+    tutor: Callable[[Tensor], Tensor] | None = None
 
     @property
     def how(self) -> Layout:
@@ -96,13 +102,13 @@ def fresh_state(space: Space, settings: TrainSettings) -> TrainState:
     net = Supernet(space, settings.seed).to(device_of(settings.device))
     recipe = RECIPES[settings.recipe]
     whole = load_start(net, Path(settings.start)) if settings.start is not None else False
-    state = _state(net, settings, layout_named(settings.layout, net, min(settings.batch, LAYOUT_BATCH)))
+    state = begin(net, settings, layout_named(settings.layout, net, min(settings.batch, LAYOUT_BATCH)))
     if whole and any(phase.teacher == "frozen" for phase in recipe):
         state.teacher = copy.deepcopy(state.average).eval()
     return state
 
 
-def _state(net: Supernet, settings: TrainSettings, layout: str) -> TrainState:
+def begin(net: Supernet, settings: TrainSettings, layout: str) -> TrainState:
     """A training of these weights that has taken no step."""
     recipe = RECIPES[settings.recipe]
     LAYOUTS[layout].hold(net)
@@ -153,8 +159,12 @@ def snapshot(state: TrainState, identity: Mapping[str, Any]) -> Checkpoint:
 
 def resumed_state(space: Space, settings: TrainSettings, dataset: Dataset, path: Path) -> TrainState:
     """What `save_state` wrote; `TrainError` where it belongs to other settings or data."""
-    found = own_checkpoint(space, settings, dataset, path)
-    net = Supernet(space).to(device_of(settings.device))
+    return continued(own_checkpoint(space, settings, dataset, path), settings, path)
+
+
+def continued(found: Checkpoint, settings: TrainSettings, path: Path) -> TrainState:
+    """The training of a checkpoint on the device of `settings`, in the layout that it began in."""
+    net = Supernet(found.space).to(device_of(settings.device))
     layout = layout_named(layout_of(found, net, settings), net, min(settings.batch, LAYOUT_BATCH))
     return restored(found, net, replace(settings, layout=layout), path)
 
@@ -174,15 +184,19 @@ def agreed_layout(name: str, net: Supernet, settings: TrainSettings, group: Grou
 
 def own_checkpoint(space: Space, settings: TrainSettings, dataset: Dataset, path: Path) -> Checkpoint:
     """The checkpoint of this very training; `TrainError` where it belongs to other settings or data."""
-    found = checkpoint.read(path, space)
-    if found.notes.get("identity") != identity_of(settings, dataset):
+    return identified(checkpoint.read(path, space), identity_of(settings, dataset), path)
+
+
+def identified(found: Checkpoint, identity: Mapping[str, Any], path: Path) -> Checkpoint:
+    """The checkpoint, where it is of the training that has this identity; else `TrainError`."""
+    if found.notes.get("identity") != identity:
         raise TrainError(f"{path}: was trained with other settings or data; resume with those, or start a new run")
     return found
 
 
 def restored(found: Checkpoint, net: Supernet, settings: TrainSettings, path: Path) -> TrainState:
     """The training that `snapshot` took, in this net and the layout of `settings`; `path` is where it lies, for errors."""
-    state = _state(net, settings, settings.layout)
+    state = begin(net, settings, settings.layout)
     state.step, state.loss, state.seconds = (found.notes[key] for key in ("step", "loss", "seconds"))
     state.history, state.parts = list(found.notes["history"]), found.notes.get("parts", 1)
     state.scaler.load_state_dict(found.notes.get("scaler", {}))

@@ -119,7 +119,7 @@ def _backward(
     phase, task = moment.phase, task_of(y_B)
     # Workers share out whole batches, and one alone may have a part of a batch.
     batch = len(y_B) if state.group.size == 1 else settings.batch
-    frozen = phase.teacher == "frozen" and state.teacher is not None
+    frozen = phase.teacher == "frozen" and (state.teacher is not None or state.tutor is not None)
     target_BK = _frozen_target(state, x_BCHW, task) if frozen else None
     losses = []
     for i, (arch, pick) in enumerate(zip(archs, phase.subnets, strict=True)):
@@ -147,8 +147,11 @@ def _logits(state: TrainState, x_BCHW: Tensor, arch: Arch) -> Tensor:
     """Of a sub-network in training (B, K), its batch norm by the images of all workers."""
     with state.how.autocast(x_BCHW.device.type):
         x_BCHW = resize(x_BCHW, resolution(arch))
-        if state.group.size == 1:
-            logits: Tensor = state.net(x_BCHW, arch)
+        logits: Tensor
+        if state.forward is not None:
+            logits = state.forward(state.net, x_BCHW, arch)
+        elif state.group.size == 1:
+            logits = state.net(x_BCHW, arch)
         else:
             logits = state.net.run(x_BCHW, arch, by_all_images(state.group, keep=True))
         return logits.float()
@@ -161,6 +164,9 @@ def _frozen_target(state: TrainState, x_BCHW: Tensor, task: Task) -> Tensor:
         normed: Tensor = norm(y_BCHW, None, None, batch=True, momentum=0.0)
         return normed
 
+    if state.tutor is not None:
+        with torch.no_grad(), state.how.autocast(x_BCHW.device.type):
+            return task.probabilities(state.tutor(x_BCHW).float())
     assert state.teacher is not None, "asked for where there is one"
     largest = state.net.space.largest()
     normalise = by_batch if state.group.size == 1 else by_all_images(state.group, keep=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,15 +67,24 @@ def _train(
 
 def steps(state: TrainState, dataset: Dataset, settings: TrainSettings) -> Iterator[int]:
     """Take the steps that are left, one whenever the next is asked for: how many are done."""
-    batch = min(settings.batch, len(dataset.train))
-    settings = replace(settings, batch=batch)
     moments = _moments(dataset, settings)
-    steps_per_epoch = len(dataset.train) // batch
+    evaluate_at = {round(len(moments) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
+    for done in moves(state, dataset, settings, moments):
+        if done in evaluate_at and state.group.rank == 0:
+            scores = validation_scores(state.average, dataset, settings, CURVE_IMAGES)
+            epoch = done / epoch_steps(dataset, settings)
+            row = {"step": done, "epoch": epoch, "seconds": state.seconds, "loss": state.loss}
+            state.history.append({**row, "learning_rate": moments[done - 1].learning_rate, **scores})
+        yield done
+
+
+def moves(state: TrainState, dataset: Dataset, settings: TrainSettings, moments: Sequence[Moment]) -> Iterator[int]:
+    """Take the steps that are left of these moments: as `steps`, but nothing is scored."""
+    settings = replace(settings, batch=min(settings.batch, len(dataset.train)))
     normalise = Normalisation(dataset.mean, dataset.std)
     if settings.class_weights == "balanced":
         weights = TASKS[dataset.task].class_weights(dataset.train.labels, len(dataset.classes))
         state.class_weights = weights.to(state.net.device)
-    evaluate_at = {round(len(moments) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
     started = time.perf_counter() - state.seconds
     while state.step < len(moments):
         moment = moments[state.step]
@@ -85,11 +94,6 @@ def steps(state: TrainState, dataset: Dataset, settings: TrainSettings) -> Itera
         state.loss = loss if state.step == 0 else 0.9 * state.loss + 0.1 * loss
         state.step += 1
         state.seconds = time.perf_counter() - started
-        if state.step in evaluate_at and state.group.rank == 0:
-            scores = validation_scores(state.average, dataset, settings, CURVE_IMAGES)
-            epoch = state.step / steps_per_epoch
-            row = {"step": state.step, "epoch": epoch, "seconds": state.seconds, "loss": state.loss}
-            state.history.append({**row, "learning_rate": moment.learning_rate, **scores})
         yield state.step
 
 
@@ -100,8 +104,12 @@ def checked_length(dataset: Dataset, settings: TrainSettings) -> int:
 
 
 def _moments(dataset: Dataset, settings: TrainSettings) -> list[Moment]:
-    steps_per_epoch = len(dataset.train) // min(settings.batch, len(dataset.train))
-    return schedule(RECIPES[settings.recipe], settings.epochs * steps_per_epoch, settings.warmup)
+    return schedule(RECIPES[settings.recipe], settings.epochs * epoch_steps(dataset, settings), settings.warmup)
+
+
+def epoch_steps(dataset: Dataset, settings: TrainSettings) -> int:
+    """Steps in which every training image is seen once, but for those that fill no batch."""
+    return len(dataset.train) // min(settings.batch, len(dataset.train))
 
 
 def validation_scores(net: Supernet, dataset: Dataset, settings: TrainSettings, limit: int) -> dict[str, float]:
@@ -130,7 +138,7 @@ def _check(dataset: Dataset, settings: TrainSettings) -> None:
 
 def _prepare(state: TrainState, moment: Moment) -> None:
     """What a phase wants before its first step."""
-    if moment.phase.teacher == "frozen" and state.teacher is None:
+    if moment.phase.teacher == "frozen" and state.teacher is None and state.tutor is None:
         state.teacher = copy.deepcopy(state.average).eval()
     if moment.first and moment.phase.sort_channels:
         orders = channel_orders(state.average)
