@@ -263,6 +263,23 @@ def export(
             "--pair", help="A fast and an accurate network as well: the second is asked where the first is not sure."
         ),
     ] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--finetune",
+            min=1,
+            metavar="EPOCHS",
+            help="Train each network alone before it goes out.",
+            show_default=False,
+        ),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="The most accuracy that 8-bit integers may cost, as 0.5%; beyond it they are trained for.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -281,7 +298,11 @@ def export(
         fail("--out leaves the run as it is, so it takes no --again")
     changes = [*(overrides or []), *([f"export.picks={json.dumps(picks)}"] if picks else [])]
     changes += ["export.pair=true"] if pair else []
+    changes += [f"export.finetune={epochs}"] if epochs else []
     with reported():
+        from nas.words import share_of
+
+        changes += [f"export.max_drop={share_of(max_drop)}"] if max_drop else []
         context = _resumed(folder, 1)
         if out is not None:
             _export_into(context, out, force, changes, as_json)

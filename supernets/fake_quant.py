@@ -14,17 +14,15 @@ Shapes: B batch, C channels, H height, W width; O output channels.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_spaces import NETWORK_INPUT, Arch, Layer
+from search_spaces import NETWORK_INPUT, Arch, Layer, fused_with_clip
 from supernets.errors import SupernetError
 from supernets.extract import folded_layer
 from supernets.supernet import FUNCTIONS, Supernet, program
@@ -33,7 +31,6 @@ Ranges = Mapping[str, tuple[float, float]]
 """Layer name, or "input" -> the smallest and the largest activation that its integers hold."""
 
 LEVELS, WEIGHT_LEVELS = 255, 127
-CLIPS = ("relu", "relu6")
 
 
 def every(layer: Layer) -> bool:
@@ -45,8 +42,8 @@ def every(layer: Layer) -> bool:
 class FakeQuantisation:
     """Runs a supernet in integers: `ranges` of all activations, and which layers are `quantised`; the others stay in floats.
 
-    A quantised layer reads rounded activations and puts out rounded ones, but for a convolution that a quantised clip alone
-    reads: the two are one operation, which rounds once.
+    A quantised layer reads rounded activations and puts out rounded ones, but for a convolution or a sum that a quantised
+    clip alone reads: the two are one operation, which rounds once.
     """
 
     ranges: Ranges
@@ -62,7 +59,7 @@ class FakeQuantisation:
     def __call__(self, net: Supernet, x_BCHW: Tensor, arch: Arch) -> Tensor:
         """Logits (B, K); `x_BCHW` has the architecture's resolution. Batch norm goes by the running statistics."""
         steps = program(net.space, arch)
-        fused = _fused([step.layer for step in steps], self.quantised)
+        fused = fused_with_clip([self._in_its_precision(step.layer) for step in steps])
         values = {NETWORK_INPUT: x_BCHW}
         scales = dict.fromkeys(fused, 1.0)  # of what needs no rounding where it is read
         for step in steps:
@@ -88,6 +85,9 @@ class FakeQuantisation:
             values[layer.name] = value
         return value
 
+    def _in_its_precision(self, layer: Layer) -> Layer:
+        return replace(layer, precision="int8" if self.quantised(layer) else "fp32")
+
     def _read(self, name: str, x_BCHW: Tensor, scale: float | None) -> tuple[float, Tensor]:
         """As `_rounded`, of what has this scale already or none: images, and what layers in floats put out."""
         return self._rounded(name, x_BCHW) if scale is None else (scale, x_BCHW)
@@ -100,17 +100,6 @@ class FakeQuantisation:
         scale = np.float32((high - low) / LEVELS or 1.0)
         zero = int(np.clip(round(-low / scale), 0, LEVELS))
         return float(scale), torch.fake_quantize_per_tensor_affine(x_BCHW, float(scale), zero, 0, LEVELS)
-
-
-def _fused(layers: Sequence[Layer], quantised: Callable[[Layer], bool]) -> set[str]:
-    """Convolutions that a clip alone reads, which is made part of them."""
-    readers = Counter(name for layer in layers for name in layer.inputs)
-    return {
-        before.name
-        for before, layer in pairwise(layers)
-        if layer.op in CLIPS and layer.inputs == (before.name,) and readers[before.name] == 1 and before.op == "conv"
-        if quantised(before) and quantised(layer)
-    }
 
 
 def _rounded_weights(weight: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor | None]:

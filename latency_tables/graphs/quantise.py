@@ -7,9 +7,7 @@ int8, symmetric, with a scale a channel; activations uint8 with one scale and ze
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +16,13 @@ from onnx import GraphProto, ModelProto
 from latency_tables.errors import LatencyError
 from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, add_tensors, network_model, node, tensor
 from latency_tables.graphs.weights import F32, Weights, layer_weights
-from search_spaces import Layer
+from search_spaces import Layer, fused_with_clip
 
 Ranges = Mapping[str, tuple[float, float]]
 """Layer name, or "input" -> the smallest and the largest activation that it has to hold."""
 
 LEVELS, WEIGHT_LEVELS = 255, 127
 DEFAULT_RANGE = (-4.0, 4.0)
-CLIPS = ("relu", "relu6")
 # What drawn weights give, and what an operation cannot exceed. Times do not depend on the ranges.
 DEFAULT_RANGES = {"relu": (0.0, 6.0), "relu6": (0.0, 6.0), "hswish": (-0.375, 6.0), "hsigmoid": (0.0, 1.0)}
 
@@ -50,7 +47,7 @@ def quantised_model(
     graph = model.graph
     integers = {layer.name for layer in layers if layer.precision == "int8"}
     read_as_integers = {name for layer in layers if layer.name in integers for name in layer.inputs}
-    fused = _fused_with_clip(layers)
+    fused = fused_with_clip(layers)
     quantised = integers - fused
     scales: dict[str, float] = {}
     if INPUT in read_as_integers:
@@ -84,21 +81,6 @@ def _ranged(layer: Layer, layers: Sequence[Layer]) -> tuple[str, str]:
         return layer.name, layer.op
     read = layer.inputs[0]
     return read, next((each.op for each in layers if each.name == read), "")
-
-
-def _fused_with_clip(layers: Sequence[Layer]) -> set[str]:
-    """Convolutions and sums that a clip alone reads: the runtime makes it part of them, which clip at the ends of their
-    range. Without sums, networks of `tiny` and `resnet50` took 1.02-1.09 of the time."""
-    readers = Counter(name for layer in layers for name in layer.inputs)
-    return {
-        before.name
-        for before, layer in pairwise(layers)
-        if layer.op in CLIPS
-        and layer.inputs == (before.name,)
-        and readers[before.name] == 1
-        and before.op in ("conv", "add")
-        if before.precision == layer.precision == "int8"
-    }
 
 
 def _range(name: str, op: str, ranges: Ranges | None) -> tuple[float, float]:

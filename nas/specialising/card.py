@@ -106,8 +106,7 @@ def found_text(numbers: Numbers) -> str:
         f"{duration(supernet['train_seconds'])} with the recipe `{supernet['recipe']}` (`{supernet['layout']}`, seed "
         f"{numbers['seed']}); its largest network has {ends[0]} on the test images, its smallest {ends[1]}. The search "
         f"`{search['sampler']}` for {', '.join(f'`{name}`' for name in search['objectives'])}{limits} evaluated "
-        f"{search['evaluations']:,} of its networks ({seeds}). Weights are the supernet's; batch norm was "
-        "calibrated for each network and folded."
+        f"{search['evaluations']:,} of its networks ({seeds}). {_weights_text(numbers)}"
     ]
     rivals = [f"the search {spread_text(controls['hypervolume'])}"]
     if controls["hypervolume_random"]:
@@ -121,6 +120,19 @@ def found_text(numbers: Numbers) -> str:
             f"{percent(controls['uniform_val_accuracy'], 2)}, this one {percent(numbers['val_accuracy'], 2)}."
         )
     return "\n\n".join(words)
+
+
+def _weights_text(numbers: Numbers) -> str:
+    """Whose the weights are; those of a pair are the supernet's or tuned like any other's, and it does not say which."""
+    words = "Weights are the supernet's; batch norm was calibrated for each network and folded."
+    for each in numbers.get("tunings", ()):
+        how = "as the integers that it is deployed in" if each["integers"] else "in floats"
+        words += (
+            f" Then this network was trained alone for {each['epochs']} epoch{'s' * (each['epochs'] > 1)}, {how}, with the largest one as its teacher: "
+            f"{percent(each['before'], 2)} of the validation images before, {percent(each['after'], 2)} after"
+            f"{'' if each['epoch'] else ', since no epoch was better and it stayed as it was'}."
+        )
+    return words
 
 
 def limits_text(numbers: Numbers) -> str:

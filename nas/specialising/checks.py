@@ -17,7 +17,7 @@ from torch import Tensor
 from nas.deployed import open_model
 from nas.errors import JobError
 from nas.searching.evaluator import THREADS
-from nas.specialising.specialise import Specialised
+from nas.specialising.specialise import Specialised, Tuning
 from search_spaces import Arch, precision_of
 from supernets.calibrate import answers, calibrate, resize, resolution
 from supernets.evaluation import Evaluation, judged
@@ -88,6 +88,7 @@ class Checked:
     evaluation: Evaluation
     parity: Parity
     compared: Compared
+    tunings: tuple[Tuning, ...]
 
     @property
     def test_accuracy(self) -> float:
@@ -101,7 +102,7 @@ def check(made: Specialised, test: Labelled, largest: Answers) -> Checked:
     """
     found, parity = deployed_answers(made, test)
     evaluation = found.evaluated()
-    return Checked(made.arch, made.model, found, evaluation, parity, compare(found, evaluation, largest))
+    return Checked(made.arch, made.model, found, evaluation, parity, compare(found, evaluation, largest), made.tunings)
 
 
 def supernet_answers(net: Supernet, arch: Arch, calibration: Sequence[Tensor], batches: Labelled) -> Answers:

@@ -60,11 +60,24 @@ def exported(
     ]
     allowed([*folders, *(pair_folder(into, device) for device in devices if trained.job.export.pair)])
     with display.stage("export") as progress:
-        run = Exporting(Workshop(trained), told, into, machine, display)
-        return [
+        run = Exporting(Workshop(trained, partial(display.note, "export")), told, into, machine, display)
+        _make(run, devices, picks, progress)
+        made = [
             _device(run, device, each.indices, partial(_shown, progress, i, len(devices)))
             for i, (device, each) in enumerate(zip(devices, picks, strict=True))
         ]
+    run.workshop.done()
+    return made
+
+
+def _make(run: Exporting, devices: Sequence[Device], picks: Sequence[Picked], progress: Progress) -> None:
+    """All networks that are picked, before any is written: what one of them fails in leaves nothing half done."""
+    space = run.trained.searched
+    for device, each in zip(devices, picks, strict=True):
+        front = run.told.search(device.name)["front"]
+        for index in each.indices.values():
+            progress(0, 3 * len(devices), f"making {front[index]['arch_id']}")
+            run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
 
 
 def folder_of(into: Path, device: Device, pick: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from latency_tables.device import Device
@@ -73,6 +73,7 @@ def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) ->
         "val_accuracy": row["val_accuracy"],
         **tested_json(checked.evaluation, checked.compared, told),
         "check": check_json(checked),
+        "tunings": [asdict(each) for each in checked.tunings],
         "macs": row["macs"],
         "params": row["params"],
         "latency_ms": {part: row[f"latency_ms_{part}"] for part in ("predicted", "low", "high", "measured")},

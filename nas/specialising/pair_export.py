@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from latency_tables.device import Device
+from nas.errors import JobError
 from nas.specialising.checks import Answers, Checked, compare
 from nas.specialising.folders import replaced, write_json, write_told
 from nas.specialising.model_file import metadata, write_model
@@ -37,8 +38,8 @@ def export_pair(run: Exporting, device: Device, front: Front) -> dict[str, Json]
             "export", f"{device.name}: a pair answers image by image, and this device takes {device.batch}"
         )
         return None
-    space = run.trained.searched
-    said = [Said.of(run.workshop.validated(space.arch(row["arch"]))) for row in front]
+    front, answers = _answers(run, front)
+    said = [Said.of(each) for each in answers]
     latency_ms = [row["latency_ms_measured"] for row in front]
     chosen = chosen_pair(said, latency_ms)
     if chosen is None:
@@ -54,6 +55,17 @@ def export_pair(run: Exporting, device: Device, front: Front) -> dict[str, Json]
         latency_ms[chosen.accurate],
     )
     return _written(run, device, front, chosen, validation)
+
+
+def _answers(run: Exporting, front: Front) -> tuple[Front, list[Answers]]:
+    """The networks of a front that may be handed over, and what each says of the validation images."""
+    found = []
+    for row in front:
+        try:
+            found.append((row, run.workshop.validated(run.trained.searched.arch(row["arch"]))))
+        except JobError as error:
+            run.display.note("export", f"not for a pair: {error}")
+    return [row for row, _ in found], [answers for _, answers in found]
 
 
 def _written(run: Exporting, device: Device, front: Front, chosen: Cascade, validation: Outcome) -> dict[str, Json]:

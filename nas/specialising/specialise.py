@@ -14,8 +14,22 @@ from nas.searching.evaluator import THREADS
 from search_spaces import NETWORK_INPUT, Arch, Layer, Space, float_arch
 from supernets.calibrate import calibrate
 from supernets.extract import extract
+from supernets.finetune import Tuned
 from supernets.supernet import Supernet
 from supernets.threads import torch_threads
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What training a network alone brought: its score on validation images before and after, the epoch of which it is (0: it
+    stayed as it was) of how many, and whether it was trained as the integers that it is deployed in."""
+
+    before: float
+    after: float
+    epoch: int
+    epochs: int
+    seconds: float
+    integers: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +38,7 @@ class Weights:
 
     plain: nn.Module
     deployed: Deployed
+    tunings: tuple[Tuning, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +52,7 @@ class Specialised:
     plain: nn.Module
     model: bytes
     batch: int | None
+    tunings: tuple[Tuning, ...] = ()
 
 
 def check_versions(settings: ExportSettings) -> None:
@@ -55,9 +71,18 @@ def supernet_weights(net: Supernet, space: Space, arch: Arch, calibration: Seque
         return Weights(extract(net, plain, stats), Deployed.of(net, space, arch, stats, calibration))
 
 
+def tuned_weights(space: Space, found: Tuned, given: Weights) -> Weights:
+    """Those that a fine-tuning made of `given`."""
+    integers = found.quantisation is not None
+    tuning = Tuning(found.before, found.after, found.epoch, len(found.history) - 1, found.seconds, integers)
+    ranges = given.deployed.ranges if integers else None
+    deployed = Deployed(space, given.deployed.arch, found.folded(), given.deployed.images, ranges)
+    return Weights(found.module(), deployed, (*given.tunings, tuning))
+
+
 def specialise(arch: Arch, weights: Weights, settings: ExportSettings, batch: int) -> Specialised:
     """The graph of an architecture with these weights. `batch`: of the graph, unless the settings leave it free."""
     free = None if settings.dynamic_batch else batch
     with torch_threads(THREADS):
         proto = weights.deployed.model(arch, batch=free, opset=settings.opset, ir_version=settings.ir_version)
-    return Specialised(arch, weights.plain, proto.SerializeToString(), free)
+    return Specialised(arch, weights.plain, proto.SerializeToString(), free, weights.tunings)

@@ -8,41 +8,123 @@ from pathlib import Path
 
 from latency_tables.device import Device
 from latency_tables.measuring.machine import Machine
+from nas.errors import JobError
 from nas.progress import Display
 from nas.specialising.checks import Answers, Checked, check, deployed_answers, supernet_answers
 from nas.specialising.numbers import Told
-from nas.specialising.specialise import specialise, supernet_weights
+from nas.specialising.specialise import Weights, specialise, supernet_weights, tuned_weights
 from nas.trained import Trained
-from search_spaces import Arch
+from search_spaces import Arch, Layer, float_arch, lifted, network, precision_of
+from supernets.fake_quant import FakeQuantisation
+from supernets.finetune import EPOCHS, Tuned, finetune
+
+Note = Callable[[str], None]
 
 
 class Workshop:
     """Makes networks of one supernet deployable and checks them, each once, however many devices pick it."""
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, trained: Trained, note: Note = lambda line: None) -> None:
         self.trained = trained
+        self._note = note
         self.calibration = trained.calibration()
         self.test = trained.images("test")
         self.largest = supernet_answers(trained.net, trained.space.largest(), self.calibration, self.test)
-        self._validated: dict[str, Answers] = {}
-        self._made: dict[tuple[str, int | None], Checked] = {}
+        self._tuned: dict[Arch, Tuned] = {}
+        self._weights: dict[Arch, Weights] = {}
+        self._validated: dict[Arch, Answers] = {}
+        self._made: dict[tuple[Arch, int | None], Checked] = {}
 
     def checked(self, arch: Arch, batch: int) -> Checked:
         settings = self.trained.job.export
-        key = (arch.id, None if settings.dynamic_batch else batch)
+        key = (arch, None if settings.dynamic_batch else batch)
         if key not in self._made:
-            weights = supernet_weights(self.trained.net, self.trained.searched, arch, self.calibration)
-            made = specialise(arch, weights, settings, batch)
-            self._made[key] = check(made, self.test, self.largest)
+            self._made[key] = check(specialise(arch, self.weights(arch), settings, batch), self.test, self.largest)
         return self._made[key]
 
     def validated(self, arch: Arch) -> Answers:
-        """What an architecture says of the validation images."""
-        if arch.id not in self._validated:
-            weights = supernet_weights(self.trained.net, self.trained.searched, arch, self.calibration)
-            made = specialise(arch, weights, replace(self.trained.job.export, dynamic_batch=True), 1)
-            self._validated[arch.id] = deployed_answers(made, self.trained.images("validation"))[0]
-        return self._validated[arch.id]
+        """What an architecture says of the validation images, as it is deployed."""
+        if arch not in self._validated:
+            self._validated[arch] = self._answers(arch, self.weights(arch))
+        return self._validated[arch]
+
+    def weights(self, arch: Arch) -> Weights:
+        """Those that it is deployed with: fine-tuned where the job asks for it, trained as integers where these lose too much.
+
+        `JobError` where they still do then.
+        """
+        if arch not in self._weights:
+            given = self._in_floats(arch)
+            most = self.trained.job.export.max_drop
+            self._weights[arch] = given if most is None else self._within(arch, given, most)
+        return self._weights[arch]
+
+    def done(self) -> None:
+        """Remove what only an interrupted export needs."""
+        for path in self.trained.folder.root.glob("finetune-*.safetensors"):
+            path.unlink()
+
+    def _in_floats(self, arch: Arch) -> Weights:
+        space, plain = self.trained.searched, float_arch(self.trained.searched, arch)
+        given = supernet_weights(self.trained.net, space, arch, self.calibration)
+        if not self.trained.job.export.finetune:
+            return given
+        if plain not in self._tuned:
+            self._tuned[plain] = self._finetune(plain, None)
+        return tuned_weights(space, self._tuned[plain], given)
+
+    def _within(self, arch: Arch, given: Weights, most: float) -> Weights:
+        """Weights with which integers lose no more than this on validation images, against the same network in fp32."""
+        space = self.trained.searched
+        if precision_of(arch) == "fp32":
+            return given
+        in_fp32 = self._score(lifted(space, float_arch(space, arch)), given)
+        drop = in_fp32 - self._score(arch, given)
+        if drop <= most:
+            return given
+        integers = {layer.name for layer in network(space, arch) if layer.precision == "int8"}
+
+        def quantised(layer: Layer) -> bool:
+            return layer.name in integers
+
+        found = self._finetune(arch, FakeQuantisation(given.deployed.ranges, quantised))
+        tuned = tuned_weights(space, found, given)
+        left = in_fp32 - self._score(arch, tuned)
+        if left > most:
+            raise JobError(
+                f"architecture {arch.id} loses {100 * drop:.2f} points of accuracy on validation images in integers, and "
+                f"{100 * left:.2f} after it was trained for them; export.max_drop allows {100 * most:.2f}: allow that much, "
+                "give it more epochs with export.finetune, or pick another network"
+            )
+        return tuned
+
+    def _finetune(self, arch: Arch, quantisation: FakeQuantisation | None) -> Tuned:
+        trained, epochs = self.trained, self.trained.job.export.finetune or EPOCHS
+        plain = arch if quantisation is None else float_arch(trained.searched, arch)
+        found = finetune(
+            trained.net,
+            plain,
+            trained.dataset,
+            self.calibration,
+            trained.job.train,
+            epochs=epochs,
+            start=self._tuned.get(plain) if quantisation is not None else None,
+            quantisation=quantisation,
+            path=trained.folder.root / f"finetune-{arch.id}-{epochs}.safetensors",
+        )
+        how = "in floats" if quantisation is None else "as integers"
+        self._note(
+            f"{arch.id} trained alone {how}: {100 * found.before:.1f}% of the validation images before, "
+            f"{100 * found.after:.1f}% after, {found.seconds:.0f} s"
+        )
+        return found
+
+    def _score(self, arch: Arch, weights: Weights) -> float:
+        return self._answers(arch, weights).evaluated().accuracy
+
+    def _answers(self, arch: Arch, weights: Weights) -> Answers:
+        settings = replace(self.trained.job.export, dynamic_batch=True)
+        return deployed_answers(specialise(arch, weights, settings, 1), self.trained.images("validation"))[0]
 
 
 @dataclass(frozen=True)

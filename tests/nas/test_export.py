@@ -208,7 +208,9 @@ def test_every_exported_file_says_what_it_is(finished):
         row = next(row for row in device["front"] if row["arch_id"] == made["arch_id"])
         assert found["nas.metrics"] == {name: row[name] for name in found["nas.metrics"]}
         assert found["nas.metrics"]["macs"] == arch_cost(space, arch).macs
-        assert found["nas.check"] == {name: made[name] for name in ("max_abs_diff", "top1_agreement", "in_fp32", "images")}
+        assert found["nas.check"] == {
+            name: made[name] for name in ("max_abs_diff", "top1_agreement", "in_fp32", "images")
+        }
         assert found["nas.task"] == "single_label"
         assert found["nas.classes"] == [str(i) for i in range(10)]
         preprocessing = found["nas.preprocessing"]

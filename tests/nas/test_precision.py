@@ -1,6 +1,7 @@
 """Precision through the whole chain: a run that was trained in fp32 is profiled, searched and exported with integers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ import pytest
 
 from nas.folder import RunFolder
 from nas.specialising.checks import MAX_ABS_DIFF
+from nas.specialising.workshop import Workshop
 from search_spaces import float_space, precision_of
 
 PRECISE = "space.precisions=[int8, fp32]"
@@ -65,3 +67,40 @@ def test_the_same_precisions_keep_what_was_measured(nas, precise):
     before = precise.table("one").read_bytes()
     assert nas("profile", precise.root, "--again", "--set", PRECISE).code == 0
     assert json.loads(precise.table("one").read_bytes())["space"] == json.loads(before)["space"]
+
+
+def networks_of(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("models/*/numbers.json"))}
+
+
+def test_a_network_is_trained_alone_before_it_goes_out(nas, copied):
+    said = nas("export", copied, "--again", "--finetune", 1, "--pick", "most-accurate")
+    assert said.code == 0, said.err
+    found = networks_of(copied)["one-most-accurate"]
+    (tuning,) = found["tunings"]
+    assert tuning["after"] >= tuning["before"]
+    assert (tuning["epochs"], tuning["integers"]) == (1, False)
+    assert found["check"]["max_abs_diff"] <= MAX_ABS_DIFF
+    assert "trained alone for 1 epoch, in floats" in (copied / "models/one-most-accurate/card.md").read_text()
+    assert not list(copied.glob("finetune-*"))
+
+
+def test_integers_that_lose_too_much_are_trained_for_and_refused_if_that_is_not_enough(nas, precise, monkeypatch):
+    """What they lose is made up: these networks lose nothing."""
+    row = next(each for each in precise.result("search")["devices"][0]["front"] if each["precision"] != "fp32")
+    asked = ("export", precise.root, "--pick", row["arch_id"], "--max-drop", "1%", "--finetune", 1)
+    scores = iter([0.9, 0.8, 0.85])
+    monkeypatch.setattr(Workshop, "_score", lambda self, arch, weights: next(scores))
+    complaint = nas(*asked).complaint
+    assert "loses 10.00 points of accuracy on validation images in integers, and 5.00 after it was trained" in complaint
+    assert "export.max_drop allows 1.00" in complaint
+    assert row["arch_id"] in complaint
+    assert not list(precise.root.glob(f"models/*{row['arch_id']}"))
+    scores = iter([0.9, 0.8, 0.895])
+    said = nas(*asked)
+    assert said.code == 0, said.err
+    tunings = networks_of(precise.root)[f"one-{row['arch_id']}"]["tunings"]
+    assert [each["integers"] for each in tunings] == [False, True]
+    scores = iter([0.9, 0.895])
+    assert nas(*asked, "--again").code == 0
+    assert [each["integers"] for each in networks_of(precise.root)[f"one-{row['arch_id']}"]["tunings"]] == [False]
