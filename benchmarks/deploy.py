@@ -1,6 +1,7 @@
 """What is handed over, against what other tools hand over of the same networks, one part after the other.
 
-    python benchmarks/deploy.py [--parts graph,seconds] [--families tiny,mobilenet_v3] [--archs 10] [--quick] [--cpu-time]
+    python benchmarks/deploy.py [--parts graph,seconds,integers] [--families tiny,mobilenet_v3] [--archs 10] [--quick]
+        [--cpu-time] [--run RUN]
 
 Weights are drawn: neither times nor seconds depend on them. Each part says what its figures are and what is wanted of them.
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import export_seconds
 import graph_speed
+import integers
 import torch
 from ratio import arguments, print_result
 from torch_export import EXPORTS
@@ -20,7 +23,7 @@ from search_spaces import Space, define_space
 
 Part = Callable[[Mapping[str, Space], Namespace], dict[str, object]]
 """(families, options) -> figures of each family."""
-PARTS: dict[str, Part] = {"graph": graph_speed.part, "seconds": export_seconds.part}
+PARTS: dict[str, Part] = {"graph": graph_speed.part, "seconds": export_seconds.part, "integers": integers.part}
 FAMILIES = {
     "tiny": define_space("tiny", resolutions=[32]),
     "mobilenet_v3": define_space("mobilenet_v3", resolutions=[64]),
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--families", default="tiny,mobilenet_v3", help=f"of {', '.join(FAMILIES)}")
     parser.add_argument("--archs", type=int, default=10, help="architectures of each family")
     parser.add_argument("--exporter", choices=EXPORTS, default="legacy", help="of torch")
+    parser.add_argument("--run", type=Path, help="a trained run, to tell what integers cost in accuracy")
     options = parser.parse_args()
     if options.quick:
         options.archs, options.repetitions = 1, 3

@@ -127,10 +127,11 @@ def _weights_text(numbers: Numbers) -> str:
     words = "Weights are the supernet's; batch norm was calibrated for each network and folded."
     for each in numbers.get("tunings", ()):
         how = "as the integers that it is deployed in" if each["integers"] else "in floats"
+        epochs = f"{each['epochs']} epoch{'s' * (each['epochs'] > 1)}"
+        stayed = "" if each["epoch"] else ", since no epoch was better and it stayed as it was"
         words += (
-            f" Then this network was trained alone for {each['epochs']} epoch{'s' * (each['epochs'] > 1)}, {how}, with the largest one as its teacher: "
-            f"{percent(each['before'], 2)} of the validation images before, {percent(each['after'], 2)} after"
-            f"{'' if each['epoch'] else ', since no epoch was better and it stayed as it was'}."
+            f" Then this network was trained alone for {epochs}, {how}, with the largest one as its teacher: "
+            f"{percent(each['before'], 2)} of the validation images before, {percent(each['after'], 2)} after{stayed}."
         )
     return words
 
