@@ -273,6 +273,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="FILE",
+            help="image: takes images of 8 bits and any size, ort: in ORT format; beside the model; may be repeated.",
+        ),
+    ] = None,
     max_drop: Annotated[
         str | None,
         typer.Option(
@@ -299,6 +307,7 @@ def export(
     changes = [*(overrides or []), *([f"export.picks={json.dumps(picks)}"] if picks else [])]
     changes += ["export.pair=true"] if pair else []
     changes += [f"export.finetune={epochs}"] if epochs else []
+    changes += [f"export.also={json.dumps(also)}"] if also else []
     with reported():
         from nas.words import share_of
 

@@ -24,6 +24,9 @@ from search_spaces import FAMILY_NAMES, Space, SpaceError, define_space, is_fami
 from supernets.datasource import DataSource
 from supernets.settings import TrainSettings
 
+Companion = Literal["image", "ort"]
+IMAGE_OPSET = 18
+"""The first whose Resize antialiases."""
 PICKS = ("fastest", "knee", "most-accurate")
 """Of `nas.searching.fronts`, named here so that a job is read without what computes them."""
 PROXIES = ("grad_norm", "snip", "synflow", "jacob_cov", "gradsign")
@@ -116,6 +119,7 @@ class ExportSettings:
     whether to hand over a fast network and an accurate one as well, of which the second is asked where the first is not sure;
     `finetune`: epochs for which each network is trained alone before it is handed over; `max_drop`: the most accuracy that
     8-bit integers may cost, on validation images, where a network has them: beyond it they are trained for, None: whatever;
+    `also`: files beside each model, `image` for one that takes images of 8 bits and any size, `ort` for one in ORT format;
     `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
     whether the batch is left open or is that of the device."""
 
@@ -123,6 +127,7 @@ class ExportSettings:
     pair: bool = False
     finetune: int = 0
     max_drop: float | None = None
+    also: tuple[Companion, ...] = ()
     license: str = "unknown"
     opset: int = 17
     ir_version: int = 8
@@ -131,6 +136,10 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if not self.picks:
             raise JobError(f"export.picks must name at least one of {', '.join(PICKS)}, a limit or a network")
+        if "image" in self.also and self.opset < IMAGE_OPSET:
+            raise JobError(
+                f"export.also: image resizes in the graph, which takes export.opset {IMAGE_OPSET} or later, not {self.opset}"
+            )
         _in_range("export.finetune", self.finetune, 0, 10_000)
         if self.max_drop is not None:
             _in_range("export.max_drop", self.max_drop, 0.0, 1.0)

@@ -44,7 +44,7 @@ def card(numbers: Numbers) -> str:
             network,
             "Classify images with `python predict.py IMAGE...`, which needs `onnxruntime`, `numpy` and `pillow`. Classes "
             "and preprocessing are in the metadata of `model.onnx`, all figures of this card in `numbers.json`, the "
-            "architecture in `arch.json`.",
+            f"architecture in `arch.json`.{_beside(numbers)}",
             f"## Data\n\n{data_text(numbers['data'])}",
             f"## Results\n\n{_results(numbers)}",
             f"## What it forgets\n\n{forgotten_text(numbers)}",
@@ -53,6 +53,19 @@ def card(numbers: Numbers) -> str:
             f"## Limits\n\n{limits_text(numbers)}",
             f"## Licence\n\n{license_text(numbers['license'])}\n",
         )
+    )
+
+
+def _beside(numbers: Numbers) -> str:
+    """What other files there are."""
+    words = {
+        "image": "takes images as decoders give them, `image` as uint8 (batch, height, width, channels) of any size",
+        "ort": "is in the format of ONNX Runtime's small builds",
+    }
+    return "".join(
+        f" `{each['name']}` {words[kind]}; it says the same as `model.onnx` of {percent(each['top1_agreement'])} of "
+        f"{each['images']:,} test images."
+        for kind, each in numbers["also"].items()
     )
 
 

@@ -60,8 +60,10 @@ class Network:
     in_floats: Mapping[str, int]
 
 
-def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) -> dict[str, Json]:
-    """The document of one export; `file` says which model it is about."""
+def numbers(
+    job: Job, told: Told, network: Network, file: Mapping[str, Json], also: Mapping[str, Json]
+) -> dict[str, Json]:
+    """The document of one export; `file` says which model it is about, `also` what lies beside it."""
     row, checked = network.row, network.checked
     return {
         "format": FORMAT,
@@ -70,6 +72,7 @@ def numbers(job: Job, told: Told, network: Network, file: Mapping[str, Json]) ->
         "arch_id": row["arch_id"],
         "precision": precision_of(checked.arch),
         "file": dict(file),
+        "also": dict(also),
         "val_accuracy": row["val_accuracy"],
         **tested_json(checked.evaluation, checked.compared, told),
         "check": check_json(checked),
