@@ -2,9 +2,10 @@
 
     python benchmarks/precision_search.py RUN [--seeds 10] [--evaluations 100] [--images 1000] [--device cpu_t1]
 
-RUN is the folder of a run whose space has precisions and whose devices are profiled. Each seed searches three times: over
+RUN is the folder of a run whose space has precisions and whose devices are profiled. Each seed searches four times: over
 networks in fp32 alone; the same with a fifth of the evaluations kept for the networks of its front in int8; and over both
-together. All are judged by the same predictor and on the same validation images, by the hypervolume of accuracy and latency.
+together, without and with candidates from integer programming (`nas.searching.mixing`). All are judged by the same predictor
+and on the same validation images, by the hypervolume of accuracy and latency.
 Evaluations are kept in RUN/precision_search.sqlite, so that an interrupted comparison goes on.
 """
 
@@ -24,9 +25,12 @@ from nas.folder import RunFolder
 from nas.searching.engine import Identity, Plan, search
 from nas.searching.evaluations import Evaluations
 from nas.searching.evaluator import Evaluator
+from nas.searching.mixing import Mixer
 from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from nas.searching.runners import make_runner
+from nas.searching.samplers import Mix
+from nas.searching.sensitivity import Sensitivity
 from nas.searching.store import TrialStore
 from search_spaces import Arch, Codes, Space, float_space, lifted
 from supernets.batches import Batches, calibration_batches
@@ -55,6 +59,7 @@ class Bench:
     plain: Problem
     evaluations: Evaluations
     plain_evaluations: Evaluations
+    mix: Mix
     images: int
 
     def worth(self, scores: dict[Arch, float]) -> float:
@@ -77,12 +82,17 @@ class Bench:
         integers = [lifted(self.joint.space, plain.arch(_plain(archs[i])), "int8") for i in front]
         return found | self.evaluations.score(integers, self.images)
 
-    def together(self, n: int, seed: int) -> dict[Arch, float]:
+    def unmixed(self, n: int, seed: int) -> dict[Arch, float]:
         return self._search(self.joint, self.evaluations, n, seed)
 
-    def _search(self, problem: Problem, evaluations: Evaluations, n: int, seed: int) -> dict[Arch, float]:
+    def together(self, n: int, seed: int) -> dict[Arch, float]:
+        return self._search(self.joint, self.evaluations, n, seed, self.mix)
+
+    def _search(
+        self, problem: Problem, evaluations: Evaluations, n: int, seed: int, mix: Mix | None = None
+    ) -> dict[Arch, float]:
         with TrialStore("sqlite://") as proposals:
-            plan = Plan("guided", n, (self.images,), seed=seed)
+            plan = Plan("guided", n, (self.images,), seed=seed, mix=mix)
             found = search(problem, plan, Identity("search"), proposals, evaluations)
         return dict(zip(problem.space.decode(found.codes), found.accuracy.tolist(), strict=True))
 
@@ -94,6 +104,7 @@ def _plain(arch: Arch) -> dict[str, int | float | str]:
 METHODS: dict[str, Callable[[Bench, int, int], dict[Arch, float]]] = {
     "fp32": Bench.floats,
     "int8 afterwards": Bench.afterwards,
+    "without mixing": Bench.unmixed,
     "together": Bench.together,
 }
 
@@ -124,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Problem(plain, (Target("device", plain, 1, {"latency_ms": InFp32(plain, predictor)}),)),
             Evaluations(store, "precision_search", both, space),
             Evaluations(store, "precision_search", floats, plain),
+            Mixer(Sensitivity(net, space, dataset.task, calibration)),
             options.images,
         )
         rows: list[dict[str, float]] = []

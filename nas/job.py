@@ -203,8 +203,8 @@ class Job:
         for device in self.devices:
             if device.precision != "fp32":
                 raise JobError(
-                    f"device {device.name}: what a job's networks compute in is a matter of its space (space.precisions), so its "
-                    f"devices must be fp32, not {device.precision}; `nas profile --space` measures other precisions"
+                    f"device {device.name}: what a job's networks compute in is a matter of its space (space.precisions), so "
+                    f"its devices must be fp32, not {device.precision}; `nas profile --space` measures other precisions"
                 )
         if self.export.pair and self.data.many_labels:
             raise JobError("export.pair: takes images of one class each, which a network can be sure of; drop it")

@@ -172,7 +172,7 @@ def test_what_the_pipeline_works_out_itself_cannot_be_said():
         ("devices.0.threads", "many", "devices.0.threads: input should be a valid integer"),
         ("devices.0.threads", 0, "device one: threads must be a whole number from 1"),
         ("devices.0.precision", "int4", "device one: precision must be one of fp32, fp16, int8"),
-        ("devices.0.precision", "int8", "device one: a job exports fp32 models"),
+        ("devices.0.precision", "int8", "device one: what a job's networks compute in is a matter of its space"),
         ("devices.1.name", "one", "devices must have different names, got one, one"),
         ("devices.1.name", "Übel", "a device's name"),
         ("profile.networks", 3, "profile.networks must be from 12"),
