@@ -32,6 +32,7 @@ from nas.searching.runners import make_runner
 from nas.searching.samplers import Mix
 from nas.searching.sensitivity import Sensitivity
 from nas.searching.store import TrialStore
+from nas.searching.studies import Aids
 from search_spaces import Arch, Codes, Space, float_space, lifted
 from supernets.batches import Batches, calibration_batches
 from supernets.checkpoint import load_supernet
@@ -92,7 +93,7 @@ class Bench:
         self, problem: Problem, evaluations: Evaluations, n: int, seed: int, mix: Mix | None = None
     ) -> dict[Arch, float]:
         with TrialStore("sqlite://") as proposals:
-            plan = Plan("guided", n, (self.images,), seed=seed, mix=mix)
+            plan = Plan("guided", n, (self.images,), seed=seed, aids=Aids(mix=mix))
             found = search(problem, plan, Identity("search"), proposals, evaluations)
         return dict(zip(problem.space.decode(found.codes), found.accuracy.tolist(), strict=True))
 

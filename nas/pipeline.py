@@ -37,6 +37,7 @@ from nas.searching.mixing import Mixer
 from nas.searching.runners import make_runner
 from nas.searching.sensitivity import Sensitivity
 from nas.searching.store import TrialStore
+from nas.searching.studies import Aids
 from nas.searching.truth import with_measured
 from nas.searching.warmup import correlations
 from nas.searching.watch import UNWATCHED, Watch
@@ -189,9 +190,8 @@ def search(context: Run) -> dict[str, Any]:
     prefer = (lambda codes: scores_of([warm_up], codes)[warm_up]) if warm_up else None
     calibration = calibration_batches(dataset, job.train.augment, job.seed, settings.calibration_batches)
     mix = Mixer(Sensitivity(net, space, dataset.task, calibration)) if len(precision_columns(space)) else None
-    plan = Plan(
-        settings.sampler, settings.evaluations, images, settings.population, settings.patience, job.seed, prefer, mix
-    )
+    aids = Aids(prefer, mix)
+    plan = Plan(settings.sampler, settings.evaluations, images, settings.population, settings.patience, job.seed, aids)
     evaluator = Evaluator(net, space, calibration, Batches.of(dataset.validation, dataset))
     with (
         context.display.stage("search") as progress,

@@ -22,9 +22,9 @@ from nas.searching.evaluations import Evaluations, OnScore
 from nas.searching.fidelity import Fidelity, fidelity, promising, sampling_variance
 from nas.searching.guided import Known
 from nas.searching.problem import Problem
-from nas.searching.samplers import SAMPLERS, Mix
+from nas.searching.samplers import SAMPLERS
 from nas.searching.store import Proposal, TrialStore
-from nas.searching.studies import Prefer, Scored, SearchStudy, make_studies
+from nas.searching.studies import NO_AIDS, Aids, Scored, SearchStudy, make_studies
 from nas.searching.watch import UNWATCHED, GrowingFronts
 from search_spaces import Arch, Codes, Space, digest
 
@@ -47,10 +47,7 @@ class Plan:
     population: int | None = None
     patience: int | None = None
     seed: int = 0
-    prefer: Prefer | None = None
-    """Chooses the first generation, among architectures of like size."""
-    mix: Mix | None = None
-    """Makes candidates in other precisions, where the space has them."""
+    aids: Aids = NO_AIDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +139,7 @@ def _run(problem: Problem, ledger: _Ledger, store: TrialStore, search: str) -> s
     """Generation after generation; what ended them."""
     plan = ledger.plan
     kind = SAMPLERS[plan.sampler]
-    studies = make_studies(problem, kind, plan.population or kind.population, plan.seed, plan.prefer, plan.mix)
+    studies = make_studies(problem, kind, plan.population or kind.population, plan.seed, plan.aids)
     if ledger.warm:
         scored = ledger.scored(list(ledger.accuracy))
         for study in studies:

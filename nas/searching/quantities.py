@@ -106,18 +106,18 @@ QUANTITIES: dict[str, Quantity] = {
             "peak_memory_bytes",
             "bytes",
             False,
-            "weights and the most activations alive at once, at the device's batch, in fp32",
+            "weights and the most activations alive at once, at the device's batch",
             cost=_peak_memory,
         ),
         # The file has 4-47 kB more: the graph around the weights and its metadata (`tiny`, `mobilenet_v3`).
-        Quantity("model_bytes", "bytes", False, "weights in the exported fp32 file", cost=_cost("weight_bytes")),
+        Quantity("model_bytes", "bytes", False, "weights in the exported file", cost=_cost("weight_bytes")),
         Quantity("macs", "MACs", False, "multiply-accumulates for one image", cost=_cost("macs")),
         Quantity("params", "", False, "trainable numbers", cost=_cost("params")),
         Quantity(
             "activation_bytes",
             "bytes",
             False,
-            "outputs of all layers together for one image, in fp32",
+            "outputs of all layers together for one image",
             cost=_cost("activation_bytes"),
         ),
     )

@@ -35,6 +35,18 @@ class Scored:
     images: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """What helps to propose: `prefer` chooses the first generation among architectures of like size, `mix` makes candidates in
+    other precisions."""
+
+    prefer: Prefer | None = None
+    mix: Mix | None = None
+
+
+NO_AIDS = Aids()
+
+
 class SearchStudy:
     """The study called `name` of a problem, which has one target or, for a joint sampler, all of them."""
 
@@ -45,10 +57,9 @@ class SearchStudy:
         kind: SamplerKind,
         population: int,
         seed: int,
-        prefer: Prefer | None = None,
-        mix: Mix | None = None,
+        aids: Aids = NO_AIDS,
     ) -> None:
-        self.name, self.problem, self._prefer, self._mix = name, problem, prefer, mix
+        self.name, self.problem, self._aids = name, problem, aids
         self._kind, self._population, self._seed = kind, population, seed
         self._asked: list[optuna.Trial] = []
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -67,7 +78,7 @@ class SearchStudy:
         begins = generation == 0 and not self.informed and self._kind.founders > 0
         n = self._population * (self._kind.founders if begins else 1)
         seed = int(digest(["sampler", self._seed, self.name, generation], 8), 16)
-        self.study.sampler = self._kind.make(self.problem, seed, n, self._mix)
+        self.study.sampler = self._kind.make(self.problem, seed, n, self._aids.mix)
         if begins:
             self._enqueue_founders(n)
         self._asked = [self.study.ask() for _ in range(n)]
@@ -109,7 +120,7 @@ class SearchStudy:
 
     def _enqueue_founders(self, n: int) -> None:
         rng = np.random.default_rng(int(digest(["founders", self._seed], 15), 16))
-        for row in founders(self.problem, rng, n, self._prefer):
+        for row in founders(self.problem, rng, n, self._aids.prefer):
             self.study.enqueue_trial(params_of(self.problem.space, row))
 
 
@@ -118,14 +129,13 @@ def make_studies(
     kind: SamplerKind,
     population: int,
     seed: int,
-    prefer: Prefer | None = None,
-    mix: Mix | None = None,
+    aids: Aids = NO_AIDS,
 ) -> list[SearchStudy]:
     """One study for all targets, or one for each."""
     if kind.joint:
-        return [SearchStudy(JOINT, problem, kind, population, seed, prefer, mix)]
+        return [SearchStudy(JOINT, problem, kind, population, seed, aids)]
     return [
-        SearchStudy(target.name, replace(problem, targets=(target,)), kind, population, seed, prefer, mix)
+        SearchStudy(target.name, replace(problem, targets=(target,)), kind, population, seed, aids)
         for target in problem.targets
     ]
 

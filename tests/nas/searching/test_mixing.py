@@ -12,7 +12,7 @@ from nas.searching.problem import Problem
 from nas.searching.quantities import Target
 from nas.searching.samplers import SAMPLERS
 from nas.searching.sensitivity import Sensitivity
-from nas.searching.studies import JOINT, Scored, SearchStudy
+from nas.searching.studies import JOINT, Aids, Scored, SearchStudy
 from search_spaces import Arch, define_space, float_codes, precision_columns
 from supernets.supernet import Supernet
 from tests.contracts.runner_contract import SPACE, small_evaluator
@@ -98,7 +98,7 @@ def test_guided_batches_are_chosen_from_mixes_as_well():
         asked.append(front)
         return front[:0]
 
-    study = SearchStudy(JOINT, problem, SAMPLERS["guided"], 6, 0, mix=mix)
+    study = SearchStudy(JOINT, problem, SAMPLERS["guided"], 6, 0, Aids(mix=mix))
     codes = PRECISE.sample(np.random.default_rng(0), 12)
     accuracy = np.array([fake_accuracy(PRECISE, arch) for arch in PRECISE.decode(codes)])
     study.restore(codes, Scored(codes, accuracy, np.full(12, 400)), [{}] * 12)
