@@ -93,7 +93,7 @@ class Bench:
         self, problem: Problem, evaluations: Evaluations, n: int, seed: int, mix: Mix | None = None
     ) -> dict[Arch, float]:
         with TrialStore("sqlite://") as proposals:
-            plan = Plan("guided", n, (self.images,), seed=seed, aids=Aids(mix=mix))
+            plan = Plan("guided_mixed" if mix else "guided", n, (self.images,), seed=seed, aids=Aids(mix=mix))
             found = search(problem, plan, Identity("search"), proposals, evaluations)
         return dict(zip(problem.space.decode(found.codes), found.accuracy.tolist(), strict=True))
 

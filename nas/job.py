@@ -20,7 +20,7 @@ from latency_tables.device import Device, local_devices
 from nas.errors import JobError
 from nas.searching.constraints import Constraint, parse_constraint
 from nas.searching.quantities import QUANTITIES, check_objectives
-from search_spaces import FAMILY_NAMES, Space, SpaceError, define_space, is_family
+from search_spaces import FAMILY_NAMES, Space, SpaceError, define_space, is_family, precision_columns
 from supernets.datasource import DataSource
 from supernets.settings import TrainSettings
 
@@ -31,7 +31,7 @@ PICKS = ("fastest", "knee", "most-accurate")
 """Of `nas.searching.fronts`, named here so that a job is read without what computes them."""
 PROXIES = ("grad_norm", "snip", "synflow", "jacob_cov", "gradsign")
 """Of `supernets.proxies`, named here so that a job is read without torch."""
-Sampler = Literal["guided", "guided_exact", "nsga2", "nsga3", "tpe", "gp", "random", "nested"]
+Sampler = Literal["guided", "guided_exact", "guided_mixed", "nsga2", "nsga3", "tpe", "gp", "random", "nested"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,10 @@ class Job:
             self.space_for(num_classes=2)
         except SpaceError as error:
             raise JobError(f"space: {error}") from error
+        if self.search.sampler == "guided_mixed" and not precision_columns(self.space_for(num_classes=2)).size:
+            raise JobError(
+                "search.sampler: guided_mixed mixes precisions, and the space has none; set space.precisions"
+            )
         _in_range("seed", self.seed, 0, 2**32 - 1)
         for device in self.devices:
             if device.precision != "fp32":

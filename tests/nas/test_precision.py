@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 from nas.folder import RunFolder
+from nas.searching.sensitivity import Sensitivity
 from nas.specialising.checks import MAX_ABS_DIFF
 from nas.specialising.workshop import Workshop
 from search_spaces import float_space, precision_of
@@ -104,3 +105,21 @@ def test_integers_that_lose_too_much_are_trained_for_and_refused_if_that_is_not_
     scores = iter([0.9, 0.895])
     assert nas(*asked, "--again").code == 0
     assert [each["integers"] for each in networks_of(precise.root)[f"one-{row['arch_id']}"]["tunings"]] == [False]
+
+
+def test_precisions_are_mixed_by_what_the_networks_lose(nas, precise, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Sensitivity, "__call__", lambda self, arch: asked.append(arch) or measured(self, arch))
+    settings = ("search.sampler=guided_mixed", "search.evaluations=24", "search.population=4", "search.controls=false")
+    said = nas("search", precise.root, "--again", "--jobs", 1, *(each for set_ in settings for each in ("--set", set_)))
+    assert said.code == 0, said.err
+    assert asked
+    assert all(precision_of(arch) == "fp32" for arch in asked)
+
+
+measured = Sensitivity.__call__
+
+
+def test_without_precisions_there_is_nothing_to_mix(nas, copied):
+    complaint = nas("search", copied, "--again", "--set", "search.sampler=guided_mixed").complaint
+    assert "guided_mixed mixes precisions, and the space has none; set space.precisions" in complaint

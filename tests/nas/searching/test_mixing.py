@@ -98,7 +98,7 @@ def test_guided_batches_are_chosen_from_mixes_as_well():
         asked.append(front)
         return front[:0]
 
-    study = SearchStudy(JOINT, problem, SAMPLERS["guided"], 6, 0, Aids(mix=mix))
+    study = SearchStudy(JOINT, problem, SAMPLERS["guided_mixed"], 6, 0, Aids(mix=mix))
     codes = PRECISE.sample(np.random.default_rng(0), 12)
     accuracy = np.array([fake_accuracy(PRECISE, arch) for arch in PRECISE.decode(codes)])
     study.restore(codes, Scored(codes, accuracy, np.full(12, 400)), [{}] * 12)
