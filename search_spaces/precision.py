@@ -34,8 +34,11 @@ def split_settings(given: Mapping[str, Json]) -> tuple[dict[str, Json], dict[str
     own = {**DEFAULTS, **{name: given[name] for name in DEFAULTS if name in given}}
     others = {name: value for name, value in given.items() if name not in DEFAULTS}
     precisions, per = own["precisions"], own["precision_per"]
-    if not isinstance(precisions, list) or not precisions or precisions != [p for p in PRECISIONS if p in precisions]:
-        raise SpaceError(f"precisions must list some of {', '.join(PRECISIONS)}, in this order, not {precisions!r}")
+    known = isinstance(precisions, list) and precisions == [each for each in PRECISIONS if each in precisions]
+    if not known or "fp32" not in precisions:
+        raise SpaceError(
+            f"precisions must list fp32, and what else of {', '.join(PRECISIONS)} is wanted, in this order, not {precisions!r}"
+        )
     if per not in PARTS:
         raise SpaceError(f"precision_per must be one of {', '.join(PARTS)}, not {per!r}")
     return others, {} if precisions == DEFAULTS["precisions"] else own

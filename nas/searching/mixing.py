@@ -2,7 +2,7 @@
 
 Each part has a loss, how much the network's answers change where this part alone is in integers, and what it saves. The best
 mix under a limit is a knapsack (Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.4). The loss is
-the divergence of the answers on training images (Cai et al., "ZeroQ", CVPR 2020, eq. 5), which needs no labels.
+the divergence of the answers on training images (Cai et al., "ZeroQ", CVPR 2020), which needs no labels.
 
 Notation: p parts, the choices of precision that are active in a network.
 """

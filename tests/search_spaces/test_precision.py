@@ -97,7 +97,8 @@ def test_fp32_alone_is_the_space_as_it_was():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precisions": ["int4"]}, "precisions must list some of int8, fp32"),
+        ({"precisions": ["int4"]}, "precisions must list fp32, and what else of int8, fp32 is wanted"),
+        ({"precisions": ["int8"]}, "precisions must list fp32"),
         ({"precisions": ["fp32", "int8"]}, "in this order"),
         ({"precisions": []}, "precisions must list"),
         ({"precisions": "int8"}, "precisions must list"),
