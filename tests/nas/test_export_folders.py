@@ -141,10 +141,11 @@ def test_a_card_of_a_limit_says_whether_it_holds_and_names_a_licence(numbers):
 
 
 def test_a_card_says_where_the_machine_was_not_as_it_should_be(numbers):
+    calm = {**numbers, "measurement": {**numbers["measurement"], "disturbed": False}, "canary_shift": 0.0}
     disturbed = {**numbers, "measurement": {**numbers["measurement"], "disturbed": True}, "canary_shift": -0.25}
     assert "disturbed all the while" in card(disturbed)
     assert "The machine was 25% faster than when it was profiled" in card(disturbed)
-    assert "**The machine was" not in card(numbers)
+    assert "**The machine was" not in card(calm)
 
 
 def test_names_of_classes_break_out_of_no_card(numbers):
