@@ -33,7 +33,7 @@ from nas.searching.samplers import Mix
 from nas.searching.sensitivity import Sensitivity
 from nas.searching.store import TrialStore
 from nas.searching.studies import Aids
-from search_spaces import Arch, Codes, Space, float_space, lifted
+from search_spaces import Arch, Codes, Space, float_arch, float_space, lifted
 from supernets.batches import Batches, calibration_batches
 from supernets.checkpoint import load_supernet
 from supernets.dataset import load
@@ -79,8 +79,8 @@ class Bench:
         front = self.joint.front(self.joint.targets[0], self.joint.space.encode(archs), accuracy)
         if len(front) > n // KEPT:
             front = front[np.linspace(0, len(front) - 1, n // KEPT).round().astype(int)]
-        plain = float_space(self.joint.space)
-        integers = [lifted(self.joint.space, plain.arch(_plain(archs[i])), "int8") for i in front]
+        space = self.joint.space
+        integers = [lifted(space, float_arch(space, archs[i]), "int8") for i in front]
         return found | self.evaluations.score(integers, self.images)
 
     def unmixed(self, n: int, seed: int) -> dict[Arch, float]:
@@ -96,10 +96,6 @@ class Bench:
             plan = Plan("guided_mixed" if mix else "guided", n, (self.images,), seed=seed, aids=Aids(mix=mix))
             found = search(problem, plan, Identity("search"), proposals, evaluations)
         return dict(zip(problem.space.decode(found.codes), found.accuracy.tolist(), strict=True))
-
-
-def _plain(arch: Arch) -> dict[str, int | float | str]:
-    return {name: value for name, value in arch.items if name.rpartition(".")[2] != "precision"}
 
 
 METHODS: dict[str, Callable[[Bench, int, int], dict[Arch, float]]] = {

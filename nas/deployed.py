@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor
 
@@ -77,15 +80,20 @@ def open_model(model: bytes, name: str) -> ort.InferenceSession:
         raise JobError(f"ONNX Runtime cannot load the model of {name}: {error}") from error
 
 
-def answers_of(session: ort.InferenceSession, x_BCHW: Tensor) -> Tensor:
-    """Logits (B, K) of normalised images of the network's size, from a graph with a free batch."""
-    return torch.from_numpy(session.run(None, {"input": x_BCHW.contiguous().numpy()})[0])
+def answers_of(session: ort.InferenceSession, images: NDArray[Any]) -> Tensor:
+    """Logits (B, K) of images as the graph takes them; one of a fixed batch gets them in portions, the last one padded."""
+    entry = session.get_inputs()[0]
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else len(images)
+    padded = np.concatenate([images, np.zeros((-len(images) % batch, *images.shape[1:]), dtype=images.dtype)])
+    parts = [session.run(None, {entry.name: padded[i : i + batch]})[0] for i in range(0, len(padded), batch)]
+    return torch.from_numpy(np.concatenate(parts)[: len(images)])
 
 
 def score_of(model: ModelProto, arch: Arch, images: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The score of a graph with a free batch over batches of images (B, C, H, W) and labels, as `supernets.accuracy`."""
+    """The score of a graph over batches of images (B, C, H, W) and labels, as `supernets.accuracy`."""
     session, kept = open_model(model.SerializeToString(), arch.id), []
     for x_BCHW, y_B in images:
         task = task_of(y_B)
-        kept.append(task.kept(answers_of(session, resize(x_BCHW, resolution(arch))), y_B))
+        sized = resize(x_BCHW, resolution(arch)).contiguous()
+        kept.append(task.kept(answers_of(session, sized.numpy()), y_B))
     return task.score(torch.cat(kept))

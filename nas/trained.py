@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from nas.errors import JobError
 from nas.folder import RunFolder
 from nas.job import Job
-from search_spaces import Arch, Space, costs, float_space
+from search_spaces import Arch, Space, costs, float_arch, float_space
 from supernets import checkpoint
 from supernets.batches import Batches, calibration_batches
 from supernets.dataset import Dataset, load
@@ -43,7 +44,11 @@ class Trained:
     def space(self) -> Space:
         return self.net.space
 
-    @property
+    def searched_arch(self, values: Mapping[str, Any]) -> Arch:
+        """The architecture with these values of the search's space, as the supernet has it: in fp32."""
+        return float_arch(self.searched, self.searched.arch(values))
+
+    @cached_property
     def searched(self) -> Space:
         """The space of the run's search: that of the supernet, with precision where the job has it."""
         return self.folder.space
@@ -103,19 +108,14 @@ def _named(trained: Trained, word: str) -> list[tuple[Arch, str]]:
     found = trained.folder.result("search")
     if word == FRONT:
         fronts = [(device["name"], row) for device in found["devices"] for row in device["front"]]
-        return [(_in_fp32(space, row["arch"]), f"front of {name}") for name, row in fronts]
+        return [(trained.searched_arch(row["arch"]), f"front of {name}") for name, row in fronts]
     rows: list[dict[str, Any]] = found["search"]["architectures"]
     known = {row["arch_id"]: row["arch"] for row in rows}
     if word not in known:
         raise JobError(
             f"the search of {trained.folder.root} evaluated no architecture {word}; its search.json has those that it did"
         )
-    return [(_in_fp32(space, known[word]), "")]
-
-
-def _in_fp32(space: Space, values: Mapping[str, Any]) -> Arch:
-    """The architecture of a space without precision with these values, which may be of the space with it."""
-    return space.arch({name: value for name, value in values.items() if name.rpartition(".")[2] != "precision"})
+    return [(trained.searched_arch(known[word]), "")]
 
 
 def _load_net(file: Path, space: Space) -> Supernet:

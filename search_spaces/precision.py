@@ -75,8 +75,9 @@ def float_arch(space: Space, arch: Arch) -> Arch:
 
 def float_codes(space: Space, codes: NDArray[np.integer[Any]]) -> Codes:
     """The codes of the same networks in fp32, in this space: `(n, choices)`, canonical."""
-    highest = np.array([len(c.values) - 1 if c.kind == KIND else -1 for c in space.choices], dtype=np.int16)
-    return space.canonical(np.where(highest >= 0, highest, codes))
+    raised, columns = np.array(codes), precision_columns(space)
+    raised[:, columns] = space.cardinalities[columns] - 1
+    return space.canonical(raised)
 
 
 def precision_columns(space: Space) -> NDArray[np.int64]:

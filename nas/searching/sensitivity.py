@@ -36,15 +36,16 @@ class Sensitivity:
         in_fp32 = lifted(self.space, plain)
 
         def answers(of: Arch) -> Tensor:
-            return answers_of(open_model(graphs.model(of).SerializeToString(), of.id), graphs.images)
+            return answers_of(open_model(graphs.model(of).SerializeToString(), of.id), graphs.images.numpy())
 
         wanted = answers(in_fp32)
-        taught, divergence = task.probabilities(wanted), task.distillations["cross_entropy"]
+        taught, cross_entropy = task.probabilities(wanted), task.distillations["cross_entropy"]
+        entropy = cross_entropy(wanted, taught)
         losses = np.zeros(len(precision_columns(self.space)))
         for p, column in enumerate(precision_columns(self.space)):
             name = self.space.choices[column].name
             if name in in_fp32.values:
                 found = answers(self.space.arch({**in_fp32.values, name: "int8"}))
                 # Less the entropy of the answers in fp32, a cross-entropy is the divergence.
-                losses[p] = float(divergence(found, taught) - divergence(wanted, taught))
+                losses[p] = float(cross_entropy(found, taught) - entropy)
         return losses

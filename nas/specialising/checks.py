@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.deployed import open_model
+from nas.deployed import answers_of, open_model
 from nas.errors import JobError
 from nas.searching.evaluator import THREADS
 from nas.specialising.specialise import Specialised, Tuning
@@ -121,7 +118,7 @@ def deployed_answers(made: Specialised, batches: Labelled) -> tuple[Answers, Par
             sized = resize(x_BCHW, resolution(made.arch)).contiguous()
             with torch.no_grad():
                 wanted = made.plain(sized)
-            found = torch.from_numpy(_run(session, sized, made.batch))
+            found = answers_of(session, sized.numpy())
             largest_difference = max(largest_difference, float((wanted - found).abs().max()))
             task = task_of(y_B)
             agree += agreeing(task, wanted, found)
@@ -154,14 +151,3 @@ def compare(found: Answers, evaluation: Evaluation, largest: Answers) -> Compare
         gained=int((found.right_N & ~largest.right_N).sum()),
         forgotten_by_class=tuple(has_NK[lost_N].long().sum(0).tolist()),
     )
-
-
-def _run(session: ort.InferenceSession, x_BCHW: Tensor, batch: int | None) -> NDArray[np.float32]:
-    """Logits of all images; a graph of a fixed batch gets them in portions, the last one padded."""
-    images = x_BCHW.numpy()
-    if batch is None:
-        logits: NDArray[np.float32] = session.run(None, {"input": images})[0]
-        return logits
-    padded = np.concatenate([images, np.zeros((-len(images) % batch, *images.shape[1:]), dtype=np.float32)])
-    parts = [session.run(None, {"input": padded[i : i + batch]})[0] for i in range(0, len(padded), batch)]
-    return np.concatenate(parts)[: len(images)]

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
 from latency_tables.graphs.ort_format import ort_model
-from latency_tables.graphs.preprocessing import IMAGE, with_preprocessing
+from latency_tables.graphs.preprocessing import with_preprocessing
 from latency_tables.measuring.end_to_end import Preprocessing
-from nas.deployed import open_model
+from nas.deployed import answers_of, open_model
 from nas.errors import JobError
 from nas.specialising.checks import Answers, Checked
 from search_spaces.files import write_bytes
-from supernets.batches import BATCH
+from supernets.batches import Batches
 from supernets.calibrate import resize, resolution
 from supernets.dataset import Dataset
 from supernets.tasks import agreeing, task_of
@@ -37,15 +36,15 @@ def image_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes,
     inside = with_preprocessing(onnx.load_from_string(model), Preprocessing(dataset.mean, dataset.std))
     made: bytes = inside.SerializeToString()
     images_BHWC = np.ascontiguousarray(dataset.test.pixels[:IMAGES].transpose(0, 2, 3, 1))
-    return made, _said(open_model(made, checked.arch.id), IMAGE, images_BHWC)
+    return made, answers_of(open_model(made, checked.arch.id), images_BHWC)
 
 
 def ort_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, Tensor]:
     """The model in ORT format, for any processor, and what it says of the first test images."""
-    made, scaled = ort_model(model), torch.from_numpy(np.array(dataset.test.pixels[:IMAGES])).float() / 255
-    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (dataset.mean, dataset.std))
-    x_BCHW = resize((scaled - mean) / std, resolution(checked.arch)).contiguous()
-    return made, _said(open_model(made, checked.arch.id), "input", x_BCHW.numpy())
+    made = ort_model(model)
+    session = open_model(made, checked.arch.id)
+    sized = (resize(x, resolution(checked.arch)).contiguous() for x, _ in Batches.of(dataset.test, dataset, IMAGES))
+    return made, torch.cat([answers_of(session, x_BCHW.numpy()) for x_BCHW in sized])
 
 
 COMPANIONS: dict[str, tuple[str, Callable[[bytes, Checked, Dataset], tuple[bytes, Tensor]]]] = {
@@ -75,12 +74,3 @@ def write_companion(folder: Path, kind: str, checked: Checked, dataset: Dataset)
         "max_abs_diff": float((logits - wanted.logits_NK).abs().max()),
         "images": len(logits),
     }
-
-
-def _said(session: ort.InferenceSession, name: str, images: np.ndarray[Any, Any]) -> Tensor:
-    """Logits of all images; of a graph of a fixed batch in portions, the last one padded with its last image."""
-    fixed = session.get_inputs()[0].shape[0]
-    batch = fixed if isinstance(fixed, int) else min(BATCH, len(images))
-    index = np.minimum(np.arange(-(-len(images) // batch) * batch), len(images) - 1)
-    parts = [session.run(None, {name: images[index[i : i + batch]]})[0] for i in range(0, len(index), batch)]
-    return torch.from_numpy(np.concatenate(parts)[: len(images)])

@@ -43,15 +43,11 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Specialised:
-    """One architecture as an ONNX model, beside the module in fp32 that it has to agree with.
-
-    `batch`: of the graph; None: free.
-    """
+    """One architecture as an ONNX model, beside the module in fp32 that it has to agree with."""
 
     arch: Arch
     plain: nn.Module
     model: bytes
-    batch: int | None
     tunings: tuple[Tuning, ...] = ()
 
 
@@ -85,4 +81,4 @@ def specialise(arch: Arch, weights: Weights, settings: ExportSettings, batch: in
     free = None if settings.dynamic_batch else batch
     with torch_threads(THREADS):
         proto = weights.deployed.model(arch, batch=free, opset=settings.opset, ir_version=settings.ir_version)
-    return Specialised(arch, weights.plain, proto.SerializeToString(), free, weights.tunings)
+    return Specialised(arch, weights.plain, proto.SerializeToString(), weights.tunings)

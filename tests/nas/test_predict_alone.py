@@ -1,7 +1,6 @@
 """`predict.py` of an export needs three packages, and nothing of ours."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from nas.folder import RunFolder
 from supernets.dataset import load
-from tests.nas.agent.test_install import PINNED, PIP, ran
+from tests.nas.agent.test_install import environment, ran
 
 pytestmark = pytest.mark.slow
 
@@ -17,15 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
     """The interpreter of a virtual environment with what the script names, and no more."""
-    folder = tmp_path_factory.mktemp("clean")
-    found = ran(*PIP, "--retries", "1", "--timeout", "5", "download", "--no-deps", *PINNED, "idna", folder=folder)
-    if found.returncode != 0:
-        pytest.skip(f"no package index is reached: {found.stderr.strip().splitlines()[-1]}")
-    assert ran(sys.executable, "-m", "venv", "--without-pip", "venv", folder=folder).returncode == 0
-    pip = (*PIP, "--python", folder / "venv/bin/python")
-    found = ran(*pip, "install", "--no-compile", *PINNED, "onnxruntime", "numpy", "pillow", folder=folder)
-    assert found.returncode == 0, found.stderr
-    return folder / "venv/bin/python"
+    return environment(tmp_path_factory.mktemp("clean"), "onnxruntime", "numpy", "pillow") / "bin/python"
 
 
 def test_the_script_of_an_export_runs_where_nothing_of_ours_is(finished, python, tmp_path):

@@ -23,19 +23,23 @@ def ran(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def board(tmp_path_factory) -> Path:
-    """A virtual environment with the agent alone, from this tree."""
-    folder = tmp_path_factory.mktemp("board")
+def environment(folder: Path, *packages: str) -> Path:
+    """A virtual environment in this folder with these packages and what they need; skips where no index is reached."""
     found = ran(*PIP, "--retries", "1", "--timeout", "5", "download", "--no-deps", *PINNED, "idna", folder=folder)
     if found.returncode != 0:
         pytest.skip(f"no package index is reached: {found.stderr.strip().splitlines()[-1]}")
     # With this interpreter's pip: one of its own would take as long as all the rest.
     assert ran(sys.executable, "-m", "venv", "--without-pip", "venv", folder=folder).returncode == 0
     pip = (*PIP, "--python", folder / "venv/bin/python")
-    found = ran(*pip, "install", "--no-compile", *PINNED, f"{ROOT}[agent]", folder=folder)
+    found = ran(*pip, "install", "--no-compile", *PINNED, *packages, folder=folder)
     assert found.returncode == 0, found.stderr
     return folder / "venv"
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory) -> Path:
+    """A virtual environment with the agent alone, from this tree."""
+    return environment(tmp_path_factory.mktemp("board"), f"{ROOT}[agent]")
 
 
 def test_an_agent_is_small(board):
