@@ -278,7 +278,7 @@ def export(
         typer.Option(
             "--also",
             metavar="FILE",
-            help="image: takes images of 8 bits and any size, ort: in ORT format; beside the model; may be repeated.",
+            help="image: takes images of 8 bits and any size, fp16: in half precision, ort: in ORT format; may be repeated.",
         ),
     ] = None,
     max_drop: Annotated[

@@ -24,7 +24,7 @@ from search_spaces import FAMILY_NAMES, Space, SpaceError, define_space, is_fami
 from supernets.datasource import DataSource
 from supernets.settings import TrainSettings
 
-Companion = Literal["image", "ort"]
+Companion = Literal["image", "fp16", "ort"]
 IMAGE_OPSET = 18
 """The first whose Resize antialiases."""
 PICKS = ("fastest", "knee", "most-accurate")
@@ -119,7 +119,8 @@ class ExportSettings:
     whether to hand over a fast network and an accurate one as well, of which the second is asked where the first is not sure;
     `finetune`: epochs for which each network is trained alone before it is handed over; `max_drop`: the most accuracy that
     8-bit integers may cost, on validation images, where a network has them: beyond it they are trained for, None: whatever;
-    `also`: files beside each model, `image` for one that takes images of 8 bits and any size, `ort` for one in ORT format;
+    `also`: files beside each model, `image` for one that takes images of 8 bits and any size, `fp16` for one in half precision,
+    `ort` for one in ORT format;
     `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
     whether the batch is left open or is that of the device."""
 

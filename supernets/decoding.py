@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from supernets.errors import DataError
+from supernets.side_by_side import side_by_side
 
 Picture = bytes | Path | NDArray[np.uint8]
 """An encoded image, a file that holds one, or grey pixels (height, width)."""
@@ -78,15 +77,9 @@ def decode_all(pictures: Iterable[Picture], size: int, channels: int) -> Iterato
         return [_decoded_or_reason(picture, size, channels) for picture in chunk]
 
     source = iter(pictures)
-    waiting: deque[Future[list[Decoded | str]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        while chunk := list(islice(source, CHUNK)):
-            waiting.append(pool.submit(decode_chunk, chunk))
-            # No more in flight than the threads can work on: a data set need not fit into memory.
-            if len(waiting) > 2 * THREADS:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+    chunks = iter(lambda: list(islice(source, CHUNK)), [])
+    for chunk in side_by_side(decode_chunk, chunks, THREADS):
+        yield from chunk
 
 
 def _decoded_or_reason(picture: Picture, size: int, channels: int) -> Decoded | str:

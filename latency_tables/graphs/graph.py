@@ -1,7 +1,7 @@
 """ONNX graphs straight from Layers: the one builder for what is profiled and for what is deployed.
 
 Exporting a sub-network from torch takes 0.3-9 s; building it here takes milliseconds and gives the same operators for
-random weights as for trained ones. With `nodes`, `quantise`, `preprocessing` and `float_io` the only modules of this
+random weights as for trained ones. With `nodes`, `quantise`, `preprocessing` and `half_precision` the only modules of this
 package that import `onnx`.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 from onnx import ModelProto
 
 from latency_tables.errors import LatencyError
-from latency_tables.graphs.float_io import keep_float_io
 from latency_tables.graphs.nodes import INPUT, NODES, OUTPUT, add_constants, add_tensors, network_model
 from latency_tables.graphs.quantise import Ranges, quantised_model
 from latency_tables.graphs.weights import Weights, layer_weights
@@ -33,13 +32,11 @@ def build_model(
     metadata: Mapping[str, str] | None = None,
     kind: type[np.floating[Any]] = np.float32,
     ranges: Ranges | None = None,
-    keep_io: bool = False,
 ) -> ModelProto:
     """The ONNX model of `layers`: `input` (batch, channels, height, width) to `logits`, all of `kind`.
 
     `batch=None` leaves the batch open, as the dimension "batch". Without `weights` they are drawn from `seed`, scaled
     so that activations neither vanish nor explode. `ranges` of activations are for layers in int8: see `quantised_model`.
-    With `keep_io` input and output are float32 whatever `kind` is.
     `LatencyError` names the layer whose weights do not fit.
     """
     if quantised(layers):
@@ -62,8 +59,6 @@ def build_model(
         names += add_constants(graph, layer, kind)
         output = OUTPUT if layer is layers[-1] else layer.name
         graph.node.extend(NODES[layer.op](layer, layer.inputs, names, output))
-    if keep_io:
-        keep_float_io(graph)
     return model
 
 

@@ -60,6 +60,7 @@ def _beside(numbers: Numbers) -> str:
     """What other files there are."""
     words = {
         "image": "takes images as decoders give them, `image` as uint8 (batch, height, width, channels) of any size",
+        "fp16": "is in half precision, and takes and gives float32, for providers that compute in it",
         "ort": "is in the format of ONNX Runtime's small builds",
     }
     return "".join(

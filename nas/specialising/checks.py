@@ -5,8 +5,10 @@ Shapes: B images of a batch, N of all, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,18 +16,20 @@ from torch import Tensor
 from nas.deployed import answers_of, open_model
 from nas.errors import JobError
 from nas.searching.evaluator import THREADS
-from nas.specialising.specialise import Specialised, Tuning
+from nas.specialising.specialise import Specialised, Tuning, supernet_weights
 from search_spaces import Arch, precision_of
-from supernets.calibrate import answers, calibrate, resize, resolution
+from supernets.calibrate import resize, resolution
 from supernets.evaluation import Evaluation, judged
+from supernets.side_by_side import side_by_side
 from supernets.supernet import Supernet
 from supernets.tasks import agreeing, task_of
-from supernets.threads import torch_threads
 
 MAX_ABS_DIFF = 1e-4
 
 Labelled = Iterable[tuple[Tensor, Tensor]]
 """Batches of normalised images (B, C, H, W) with their labels."""
+
+Answered = TypeVar("Answered")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,35 +107,55 @@ def check(made: Specialised, test: Labelled, largest: Answers) -> Checked:
 
 
 def supernet_answers(net: Supernet, arch: Arch, calibration: Sequence[Tensor], batches: Labelled) -> Answers:
-    """What an architecture says with the weights of the supernet, its batch norm calibrated on these images, in torch."""
-    with torch_threads(THREADS):
-        found = list(answers(net, arch, calibrate(net, arch, calibration), batches))
-    return Answers(torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found]))
+    """What an architecture says with the weights of the supernet, its batch norm calibrated on these images."""
+    weights = supernet_weights(net, net.space, arch, calibration)
+    return model_answers(weights.deployed.model(arch).SerializeToString(), arch, batches)
+
+
+def model_answers(model: bytes, arch: Arch, batches: Labelled) -> Answers:
+    """What a model says in ONNX Runtime."""
+    session = open_model(model, arch.id)
+
+    def answer(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x_BCHW, y_B = batch
+        return answers_of(session, resize(x_BCHW, resolution(arch)).contiguous().numpy()), y_B
+
+    return _joined(batch_by_batch(answer, batches))
 
 
 def deployed_answers(made: Specialised, batches: Labelled) -> tuple[Answers, Parity]:
     """What the model says in ONNX Runtime, and how far that is from torch."""
     session = open_model(made.model, made.arch.id)
-    logits, kept, labels, largest_difference, agree = [], [], [], 0.0, 0
-    with torch_threads(THREADS):
-        for x_BCHW, y_B in batches:
-            sized = resize(x_BCHW, resolution(made.arch)).contiguous()
-            with torch.no_grad():
-                wanted = made.plain(sized)
-            found = answers_of(session, sized.numpy())
-            largest_difference = max(largest_difference, float((wanted - found).abs().max()))
-            task = task_of(y_B)
-            agree += agreeing(task, wanted, found)
-            kept.append(task.kept(wanted, y_B))
-            logits.append(found)
-            labels.append(y_B)
+
+    def answer(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        x_BCHW, y_B = batch
+        sized = resize(x_BCHW, resolution(made.arch)).contiguous()
+        with torch.no_grad():
+            wanted = made.plain(sized)
+        return answers_of(session, sized.numpy()), y_B, wanted
+
+    answered = batch_by_batch(answer, batches)
+    found, wanted_NK = _joined([each[:2] for each in answered]), torch.cat([wanted for _, _, wanted in answered])
+    largest_difference = float((wanted_NK - found.logits_NK).abs().max())
     if precision_of(made.arch) == "fp32" and not largest_difference <= MAX_ABS_DIFF:  # nor where it is not a number
         raise JobError(
             f"the ONNX model of {made.arch.id} differs from torch by {largest_difference:.2g} (at most {MAX_ABS_DIFF:g} is "
             "allowed)"
         )
-    answered = Answers(torch.cat(logits), torch.cat(labels))
-    return answered, Parity(largest_difference, agree / len(answered.labels), task.score(torch.cat(kept)))
+    task = task_of(found.labels)
+    agreement = agreeing(task, wanted_NK, found.logits_NK) / len(found.labels)
+    return found, Parity(largest_difference, agreement, task.score(task.kept(wanted_NK, found.labels)))
+
+
+def batch_by_batch(answer: Callable[[tuple[Tensor, Tensor]], Answered], batches: Labelled) -> list[Answered]:
+    """Each batch answered by one thread, as rounding may depend on how many there are, and batches side by side."""
+    threads = torch.get_num_threads()
+    return list(side_by_side(answer, batches, threads, partial(torch.set_num_threads, THREADS)))
+
+
+def _joined(answered: Iterable[tuple[Tensor, Tensor]]) -> Answers:
+    logits, labels = zip(*answered, strict=True)
+    return Answers(torch.cat(logits), torch.cat(labels))
 
 
 def compare(found: Answers, evaluation: Evaluation, largest: Answers) -> Compared:

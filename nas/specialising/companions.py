@@ -1,10 +1,10 @@
-"""Files beside a model for those who need it in another form: with the preprocessing inside, and for the small runtimes of
-phones and boards. Each is checked against the answers of the model itself."""
+"""Files beside a model for those who need it in another form: with the preprocessing inside, in half precision, and for the
+small runtimes of phones and boards. Each is checked against the answers of the model itself."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import onnx
 import torch
 from torch import Tensor
 
+from latency_tables.errors import LatencyError
+from latency_tables.graphs.half_precision import in_half
 from latency_tables.graphs.ort_format import ort_model
 from latency_tables.graphs.preprocessing import with_preprocessing
 from latency_tables.measuring.end_to_end import Preprocessing
 from nas.deployed import answers_of, open_model
 from nas.errors import JobError
 from nas.specialising.checks import Answers, Checked
+from search_spaces import precision_of
 from search_spaces.files import write_bytes
 from supernets.batches import Batches
 from supernets.calibrate import resize, resolution
@@ -39,9 +42,20 @@ def image_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes,
     return made, answers_of(open_model(made, checked.arch.id), images_BHWC)
 
 
+def half_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, Tensor]:
+    """The model in float16, which takes and gives float32, and what it says of the first test images."""
+    half = in_half(onnx.load_from_string(model))
+    next(each for each in half.metadata_props if each.key == "nas.precision").value = "fp16"
+    return _answered(half.SerializeToString(), checked, dataset)
+
+
 def ort_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, Tensor]:
     """The model in ORT format, for any processor, and what it says of the first test images."""
-    made = ort_model(model)
+    return _answered(ort_model(model), checked, dataset)
+
+
+def _answered(made: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, Tensor]:
+    """A model that takes what `model.onnx` takes, with its answers."""
     session = open_model(made, checked.arch.id)
     sized = (resize(x, resolution(checked.arch)).contiguous() for x, _ in Batches.of(dataset.test, dataset, IMAGES))
     return made, torch.cat([answers_of(session, x_BCHW.numpy()) for x_BCHW in sized])
@@ -49,15 +63,27 @@ def ort_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, T
 
 COMPANIONS: dict[str, tuple[str, Callable[[bytes, Checked, Dataset], tuple[bytes, Tensor]]]] = {
     "image": ("image.onnx", image_file),
+    "fp16": ("model.fp16.onnx", half_file),
     "ort": ("model.ort", ort_file),
 }
 """By what `export.also` calls it: the name of the file, and what makes it."""
 
 
-def write_companion(folder: Path, kind: str, checked: Checked, dataset: Dataset) -> dict[str, Any]:
-    """Make, check and write one beside `model.onnx`; what is recorded of it. `JobError` if it answers otherwise."""
+def write_companions(
+    folder: Path, kinds: Sequence[str], checked: Checked, dataset: Dataset
+) -> dict[str, dict[str, Any]]:
+    """Make those of these kinds that there are of a network; what is recorded of each. One with integers has none in fp16."""
+    there = [kind for kind in kinds if kind != "fp16" or precision_of(checked.arch) == "fp32"]
+    return {kind: _written(folder, kind, checked, dataset) for kind in there}
+
+
+def _written(folder: Path, kind: str, checked: Checked, dataset: Dataset) -> dict[str, Any]:
+    """Make, check and write one beside `model.onnx`; `JobError` if it cannot be made or answers otherwise."""
     name, make = COMPANIONS[kind]
-    content, logits = make((folder / "model.onnx").read_bytes(), checked, dataset)
+    try:
+        content, logits = make((folder / "model.onnx").read_bytes(), checked, dataset)
+    except LatencyError as error:
+        raise JobError(f"{name} of {checked.arch.id}: {error}; leave {kind} out of export.also") from error
     wanted = Answers(checked.answers.logits_NK[:IMAGES], checked.answers.labels[:IMAGES])
     agreement = agreeing(task_of(wanted.labels), logits, wanted.logits_NK) / len(logits)
     if agreement < LEAST_AGREEMENT:

@@ -22,7 +22,7 @@ from nas.searching.inputs import target_of
 from nas.searching.truth import with_measured
 from nas.specialising.card import card
 from nas.specialising.checks import Checked
-from nas.specialising.companions import write_companion
+from nas.specialising.companions import write_companions
 from nas.specialising.folders import replaced, write_json, write_told
 from nas.specialising.model_file import check_json, metadata, write_model
 from nas.specialising.numbers import Network, Told, numbers
@@ -163,7 +163,9 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
     with replaced(folder) as part:
         sha256 = write_model(part / MODEL, checked.model, about)
         file = {"name": MODEL, "sha256": sha256, "bytes": (part / MODEL).stat().st_size}
-        also = {str(kind): write_companion(part, kind, checked, trained.dataset) for kind in job.export.also}
+        also = write_companions(part, job.export.also, checked, trained.dataset)
+        if len(also) < len(set(job.export.also)):
+            run.display.note("export", f"{folder.name}: no model.fp16.onnx, since it has 8-bit integers")
         document = numbers(job, run.told, network, file, also)
         arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json()}
         write_json(part / "arch.json", {**arch, "space": space.to_json()})

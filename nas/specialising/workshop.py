@@ -10,7 +10,7 @@ from latency_tables.device import Device
 from latency_tables.measuring.machine import Machine
 from nas.errors import JobError
 from nas.progress import Display
-from nas.specialising.checks import Answers, Checked, check, deployed_answers, supernet_answers
+from nas.specialising.checks import Answers, Checked, check, model_answers, supernet_answers
 from nas.specialising.numbers import Told
 from nas.specialising.specialise import Weights, specialise, supernet_weights, tuned_weights
 from nas.trained import Trained
@@ -124,7 +124,7 @@ class Workshop:
 
     def _answers(self, arch: Arch, weights: Weights) -> Answers:
         settings = replace(self.trained.job.export, dynamic_batch=True)
-        return deployed_answers(specialise(arch, weights, settings, 1), self.trained.images("validation"))[0]
+        return model_answers(specialise(arch, weights, settings, 1).model, arch, self.trained.images("validation"))
 
 
 @dataclass(frozen=True)

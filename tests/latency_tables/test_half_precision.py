@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from latency_tables import Device, Graph, LatencyError
 from latency_tables.graphs.graph import build_model
+from latency_tables.graphs.half_precision import in_half
 from latency_tables.measuring.sessions import load_graph
 from search_spaces import Layer, define_space, network
 from tests.latency_tables.fakes import tiny_space
@@ -31,23 +32,25 @@ def test_it_names_the_class_that_floats_name(name, batch):
     layers = network(SPACES[name], SPACES[name].smallest())
     x_BCHW = np.random.default_rng(0).standard_normal((64, *layers[0].in_shape)).astype(np.float32)
     wanted = infer(build_model(layers, batch=batch), x_BCHW)
-    found = infer(build_model(layers, batch=batch, kind=np.float16, keep_io=True), x_BCHW)
+    found = infer(in_half(build_model(layers, batch=batch)), x_BCHW)
     assert (found.argmax(1) == wanted.argmax(1)).mean() >= 0.95
     assert np.abs(found - wanted).max() < 0.05 * wanted.std()
 
 
 def test_with_floats_at_both_ends_it_computes_the_same():
     layers = network(SPACES["tiny"], SPACES["tiny"].smallest())
-    half, floats = (build_model(layers, batch=4, kind=np.float16, keep_io=keep) for keep in (False, True))
+    half, floats = build_model(layers, batch=4, kind=np.float16), in_half(build_model(layers, batch=4))
     types = [[end.type.tensor_type.elem_type for end in (m.graph.input[0], m.graph.output[0])] for m in (half, floats)]
     assert types == [[TensorProto.FLOAT16] * 2, [TensorProto.FLOAT] * 2]
     x_BCHW = np.random.default_rng(0).standard_normal((4, *layers[0].in_shape)).astype(np.float32)
     np.testing.assert_allclose(infer(floats, x_BCHW), infer(half, x_BCHW), rtol=2e-3)
 
 
-def test_a_graph_of_floats_keeps_its_ends_as_they_are():
+def test_the_graph_that_it_is_made_of_stays_as_it_is():
     layers = network(SPACES["tiny"], SPACES["tiny"].smallest())
-    assert build_model(layers, batch=1, keep_io=True) == build_model(layers, batch=1)
+    floats = build_model(layers, batch=1)
+    in_half(floats)
+    assert floats == build_model(layers, batch=1)
 
 
 @pytest.mark.parametrize("value", [65505.0, -1e6, float("inf"), float("nan")])

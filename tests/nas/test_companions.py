@@ -3,14 +3,16 @@
 import json
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto
 
 from nas.folder import RunFolder
 from nas.specialising import companions
 from supernets.dataset import load
 
-ALSO = ("--also", "image", "--also", "ort", "--set", "export.opset=18")
+ALSO = ("--also", "image", "--also", "fp16", "--also", "ort", "--set", "export.opset=18")
 
 
 def opened(path) -> onnxruntime.InferenceSession:
@@ -25,7 +27,7 @@ def test_files_beside_a_model_say_what_it_says(nas, copied, free):
     images = load(run.job.source, cache=run.cache).test
     for folder in sorted(copied.glob("models/*-fastest")):
         document = json.loads((folder / "numbers.json").read_text())
-        assert list(document["also"]) == ["image", "ort"]
+        assert list(document["also"]) == ["image", "fp16", "ort"]
         for found in document["also"].values():
             assert (folder / found["name"]).stat().st_size == found["bytes"]
             assert found["top1_agreement"] >= 0.99
@@ -39,6 +41,11 @@ def test_files_beside_a_model_say_what_it_says(nas, copied, free):
         # Every pixel four times, so that it is another size and the same picture.
         larger = images_BHWC.repeat(2, axis=1).repeat(2, axis=2)
         assert (whole.run(None, {"image": larger})[0].argmax(1) == classes).mean() > 0.9
+        half = onnx.load(folder / "model.fp16.onnx")
+        assert {each.data_type for each in half.graph.initializer} <= {TensorProto.FLOAT16, TensorProto.INT64}
+        assert {each.key: each.value for each in half.metadata_props}["nas.precision"] == "fp16"
+        assert document["also"]["fp16"]["bytes"] < document["file"]["bytes"]
+        assert 0 < document["also"]["fp16"]["max_abs_diff"] < 0.1
         size = opened(folder / "model.ort").get_inputs()[0].shape[-1]
         assert size == opened(folder / "model.onnx").get_inputs()[0].shape[-1]
 

@@ -36,11 +36,13 @@ def test_a_run_trained_in_fp32_is_searched_and_exported_with_integers(nas, finis
     assert with_integers
     row = with_integers[-1]
     assert precision_of(space.arch(row["arch"])) == row["precision"]
-    said = nas("export", precise.root, "--pick", row["arch_id"], "--pick", "most-accurate")
+    said = nas("export", precise.root, "--pick", row["arch_id"], "--pick", "most-accurate", "--also", "fp16")
     assert said.code == 0, said.err
+    assert f"one-{row['arch_id']}: no model.fp16.onnx, since it has 8-bit integers" in said.err
     folder = precise.root / "models" / f"one-{row['arch_id']}"
     document = json.loads((folder / "numbers.json").read_text())
     assert document["precision"] == row["precision"]
+    assert document["also"] == {}
     assert document["check"]["max_abs_diff"] > MAX_ABS_DIFF
     assert document["check"]["top1_agreement"] > 0.9
     assert abs(document["check"]["in_fp32"] - document["test"]["accuracy"]) < 0.1
