@@ -1,24 +1,21 @@
-"""What it brings to search over architecture and precision together, at equally many evaluations.
+"""What it brings to search over architecture and precision together, at equally many evaluations. A part of `deploy.py`.
 
-    python benchmarks/precision_search.py RUN [--seeds 10] [--evaluations 100] [--images 1000] [--device cpu_t1]
-
-RUN is the folder of a run whose space has precisions and whose devices are profiled. Each seed searches four times: over
-networks in fp32 alone; the same with a fifth of the evaluations kept for the networks of its front in int8; and over both
-together, without and with candidates from integer programming (`nas.searching.mixing`). All are judged by the same predictor
-and on the same validation images, by the hypervolume of accuracy and latency.
+`--run RUN` is the folder of a run whose space has precisions and whose devices are profiled. Each seed searches four times:
+over networks in fp32 alone; the same with a fifth of the evaluations kept for the networks of its front in int8; and over both
+together, without and with candidates from integer programming (`nas.searching.mixing`). All are judged by the same predictor,
+of the run's first device, and on the same validation images, by the hypervolume of accuracy and latency: higher than the first
+two is wanted in 8 of 10 seeds.
 Evaluations are kept in RUN/precision_search.sqlite, so that an interrupted comparison goes on.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from ratio import print_result
 
 from latency_tables.predicting.predictor import LatencyPredictor, load_predictor
 from nas.folder import RunFolder
@@ -39,6 +36,7 @@ from supernets.checkpoint import load_supernet
 from supernets.dataset import load
 
 F64 = NDArray[np.float64]
+EVALUATIONS, IMAGES = 100, 1000
 KEPT = 5
 """One evaluation in so many is kept for integers where they come after the search."""
 
@@ -102,26 +100,20 @@ METHODS: dict[str, Callable[[Bench, int, int], dict[Arch, float]]] = {
     "fp32": Bench.floats,
     "int8 afterwards": Bench.afterwards,
     "without mixing": Bench.unmixed,
-    "together": Bench.together,
+    "with mixing": Bench.together,
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--evaluations", type=int, default=100)
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--device", default="cpu_t1")
-    options = parser.parse_args(arguments)
+def part(families: Mapping[str, Space], options: Namespace) -> dict[str, object]:
+    seeds = 1 if options.quick else options.seeds
     folder = RunFolder.open(options.run)
     job, space = folder.job, folder.space
     plain = float_space(space)
     dataset = load(job.source, folder.cache)
     net, _ = load_supernet(folder.supernet, plain)
     calibration = calibration_batches(dataset, job.train.augment, job.seed)
-    predictor = load_predictor(folder.predictor(options.device), space=space)
-    validation = Batches.of(dataset.validation, dataset, options.images)
+    predictor = load_predictor(folder.predictor(job.devices[0].name), space=space)
+    validation = Batches.of(dataset.validation, dataset, IMAGES)
     with (
         TrialStore(options.run / "precision_search.sqlite") as store,
         make_runner(Evaluator(net, space, calibration, validation), 1, None) as both,
@@ -133,16 +125,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Evaluations(store, "precision_search", both, space),
             Evaluations(store, "precision_search", floats, plain),
             Mixer(Sensitivity(net, space, dataset.task, calibration)),
-            options.images,
+            IMAGES,
         )
         rows: list[dict[str, float]] = []
-        for seed in range(options.seeds):
-            rows.append({name: bench.worth(of(bench, options.evaluations, seed)) for name, of in METHODS.items()})
+        for seed in range(seeds):
+            rows.append({name: bench.worth(of(bench, EVALUATIONS, seed)) for name, of in METHODS.items()})
             print(f"seed {seed}: " + ", ".join(f"{name} {value:.4f}" for name, value in rows[-1].items()), flush=True)
-    ahead = {name: sum(row["together"] > row[name] for row in rows) for name in METHODS if name != "together"}
-    print(f"together is ahead of {', '.join(f'{name} in {n} of {len(rows)}' for name, n in ahead.items())} seeds")
-    print_result("precision_search", {"evaluations": options.evaluations, "hypervolumes": rows, "ahead": ahead})
-
-
-if __name__ == "__main__":
-    main()
+    ahead = {
+        name: sum(row["without mixing"] > row[name] for row in rows) for name in METHODS if name != "without mixing"
+    }
+    shown = ", ".join(f"{name} in {n} of {len(rows)}" for name, n in ahead.items())
+    print(f"together without mixing is ahead of {shown} seeds")
+    return {"evaluations": EVALUATIONS, "hypervolumes": rows, "ahead": ahead}

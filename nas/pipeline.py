@@ -248,7 +248,7 @@ def export(context: Run) -> dict[str, Any]:
 def export_into(context: Run, out: Path, force: bool) -> list[dict[str, Any]]:
     """As `export`, into another folder, of which the run knows nothing afterwards; `force` replaces exports that lie there."""
     allowed = partial(check_free, force=force)
-    return exported(_trained(context), out.absolute(), context.machine, context.display, allowed)
+    return exported(_trained(context), out.absolute(), context.machine, context.display, allowed, fronts=False)
 
 
 PIPELINE: dict[str, Callable[[Run], dict[str, Any]]] = {
@@ -317,7 +317,8 @@ def _measure_front(context: Run, space: Space, device: Device, front: list[dict[
     """Every network of a front, measured on its device; into its rows."""
     with context.display.stage(f"measure {device.name}") as progress:
         waiting = partial(progress, 0, len(front))
-        found = measured_front(context.job, space, device, context.machine(device), front, {}, waiting)
+        rows = dict(enumerate(front))
+        found = measured_front(context.job, space, device, context.machine(device), rows, {}, waiting)
         for index, measured in found.items():
             front[index] = with_measured(front[index], measured)
             context.watch.measured(device.name, front[index]["arch_id"], measured.median_us / 1e3)

@@ -115,14 +115,14 @@ def measured_front(
     space: Space,
     device: Device,
     machine: Machine,
-    front: Sequence[Mapping[str, Json]],
+    front: Mapping[int, Mapping[str, Json]],
     models: Mapping[int, bytes],
     on_wait: Callable[[str], None],
 ) -> dict[int, Measurement]:
-    """Every network of a front, measured: the exported file where there is one, and then its memory and loading, too."""
+    """Rows of a front, measured: the exported file where there is one, and then its memory and loading, too."""
     graphs = [
         Graph(str(index), models.get(index) or profiling_model(space, space.arch(row["arch"]), device.batch))
-        for index, row in enumerate(front)
+        for index, row in front.items()
     ]
     with machine.held(on_wait):
         found = machine.measure(graphs, device, protocol=protocol_of(job), needs=needs_of(job))

@@ -45,11 +45,14 @@ def exported(
     machine: Callable[[Device], Machine],
     display: Display,
     allowed: Callable[[Sequence[Path]], None] = lambda folders: None,
+    *,
+    fronts: bool = True,
 ) -> list[dict[str, Json]]:
     """Export the picks of every front of a run into folders `DEVICE-PICK`, and pairs into `DEVICE-pair` where the job asks for
     them; what is to be recorded of each device.
 
-    `allowed` is given all folders before anything is made, and may refuse them. `JobError` where a pick finds nobody.
+    `allowed` is given all folders before anything is made, and may refuse them. `fronts`: whether fronts are measured whole,
+    not their picks alone. `JobError` where a pick finds nobody.
     """
     told, devices = Told.of(trained.folder), trained.job.devices
     picks = [_picked(trained, device, told) for device in devices]
@@ -61,7 +64,7 @@ def exported(
     ]
     allowed([*folders, *(pair_folder(into, device) for device in devices if trained.job.export.pair)])
     with display.stage("export") as progress:
-        run = Exporting(Workshop(trained, partial(display.note, "export")), told, into, machine, display)
+        run = Exporting(Workshop(trained, partial(display.note, "export")), told, into, machine, display, fronts)
         _make(run, devices, picks, progress)
         made = [
             _device(run, device, each.indices, partial(_shown, progress, i, len(devices)))
@@ -107,12 +110,14 @@ def _device(
         models[index] = run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
         front[index]["test_accuracy"] = models[index].test_accuracy
         progress(done, f"checking {front[index]['arch_id']}")
+    # A pair is chosen by the measured latencies of all.
+    whole = run.fronts or trained.job.export.pair
     measured = measured_front(
         trained.job,
         space,
         device,
         run.machine(device),
-        front,
+        {index: row for index, row in enumerate(front) if whole or index in models},
         {index: each.model for index, each in models.items()},
         partial(progress, 0),
     )

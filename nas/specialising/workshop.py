@@ -129,13 +129,15 @@ class Workshop:
 
 @dataclass(frozen=True)
 class Exporting:
-    """An export under way. `into`: where its folders go; `machine` gives the one that measures a device."""
+    """An export under way. `into`: where its folders go; `machine` gives the one that measures a device; `fronts`: whether
+    fronts are measured whole."""
 
     workshop: Workshop
     told: Told
     into: Path
     machine: Callable[[Device], Machine]
     display: Display
+    fronts: bool = True
 
     @property
     def trained(self) -> Trained:
