@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from nas.deployed import answers_of, open_model
+from nas.deployed import PORTION, answers_of, open_model
 from nas.errors import JobError
 from nas.searching.evaluator import THREADS
-from nas.specialising.specialise import Specialised, Tuning, supernet_weights
+from nas.specialising.specialise import LAYOUT, Specialised, Tuning, supernet_weights
 from search_spaces import Arch, precision_of
 from supernets.calibrate import resize, resolution
 from supernets.evaluation import Evaluation, judged
@@ -131,7 +131,7 @@ def deployed_answers(made: Specialised, batches: Labelled) -> tuple[Answers, Par
         x_BCHW, y_B = batch
         sized = resize(x_BCHW, resolution(made.arch)).contiguous()
         with torch.no_grad():
-            wanted = made.plain(sized)
+            wanted = torch.cat([made.plain(x.contiguous(memory_format=LAYOUT)) for x in torch.split(sized, PORTION)])
         return answers_of(session, sized.numpy()), y_B, wanted
 
     answered = batch_by_batch(answer, batches)

@@ -31,6 +31,7 @@ class Workshop:
         self.test = trained.images("test")
         self.largest = supernet_answers(trained.net, trained.space.largest(), self.calibration, self.test)
         self._tuned: dict[Arch, Tuned] = {}
+        self._floats: dict[Arch, Weights] = {}
         self._weights: dict[Arch, Weights] = {}
         self._validated: dict[Arch, Answers] = {}
         self._made: dict[tuple[Arch, int | None], Checked] = {}
@@ -65,13 +66,15 @@ class Workshop:
             path.unlink()
 
     def _in_floats(self, arch: Arch) -> Weights:
+        """Those of the network in fp32, which are the same for all its precisions."""
         space, plain = self.trained.searched, float_arch(self.trained.searched, arch)
-        given = supernet_weights(self.trained.net, space, arch, self.calibration)
-        if not self.trained.job.export.finetune:
-            return given
-        if plain not in self._tuned:
-            self._tuned[plain] = self._finetune(plain, None)
-        return tuned_weights(space, self._tuned[plain], given)
+        if plain not in self._floats:
+            given = supernet_weights(self.trained.net, space, arch, self.calibration)
+            if self.trained.job.export.finetune:
+                self._tuned[plain] = self._finetune(plain, None)
+                given = tuned_weights(space, self._tuned[plain], given)
+            self._floats[plain] = given
+        return self._floats[plain]
 
     def _within(self, arch: Arch, given: Weights, most: float) -> Weights:
         """Weights with which integers lose no more than this on validation images, against the same network in fp32."""
