@@ -28,6 +28,7 @@ from nas.specialising.model_file import check_json, metadata, write_model
 from nas.specialising.numbers import Network, Told, numbers
 from nas.specialising.pair_export import export_pair, pair_folder
 from nas.specialising.picks import Picked, check_picks, picked, slug
+from nas.specialising.shallow import Shallow, check_mergeable, made_shallow, shallow_network
 from nas.specialising.workshop import Exporting, Workshop
 from nas.trained import Trained
 from search_spaces import Space, precision_of
@@ -63,8 +64,9 @@ def exported(
     with display.stage("export") as progress:
         run = Exporting(Workshop(trained, partial(display.note, "export")), told, into, machine, display)
         _make(run, devices, picks, progress)
+        shallow = [_make_shallow(run, device, each, progress) for device, each in zip(devices, picks, strict=True)]
         made = [
-            _device(run, device, each.indices, partial(_shown, progress, i, len(devices)))
+            _device(run, device, each.indices, shallow[i], partial(_shown, progress, i, len(devices)))
             for i, (device, each) in enumerate(zip(devices, picks, strict=True))
         ]
     run.workshop.done()
@@ -79,6 +81,17 @@ def _make(run: Exporting, devices: Sequence[Device], picks: Sequence[Picked], pr
         for index in each.indices.values():
             progress(0, 3 * len(devices), f"making {front[index]['arch_id']}")
             run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
+
+
+def _make_shallow(run: Exporting, device: Device, picks: Picked, progress: Progress) -> dict[int, Shallow]:
+    """By their number in a device's front, the networks that are picked with convolutions merged, if the job asks for it."""
+    if run.trained.job.export.merge is None:
+        return {}
+    front, steps = run.told.search(device.name)["front"], 3 * len(run.trained.job.devices)
+    archs = {index: run.trained.searched.arch(front[index]["arch"]) for index in picks.indices.values()}
+    check_mergeable(archs.values())
+    machine = run.machine(device)
+    return {i: made_shallow(run.workshop, arch, device, machine, partial(progress, 0, steps)) for i, arch in archs.items()}
 
 
 def folder_of(into: Path, device: Device, pick: str) -> Path:
@@ -97,7 +110,11 @@ def _picked(trained: Trained, device: Device, told: Told) -> Picked:
 
 
 def _device(
-    run: Exporting, device: Device, indices: Mapping[str, int], progress: Callable[[int, str], None]
+    run: Exporting,
+    device: Device,
+    indices: Mapping[str, int],
+    shallow: Mapping[int, Shallow],
+    progress: Callable[[int, str], None],
 ) -> dict[str, Json]:
     """All exports of one device, with its front as it is measured now."""
     trained, space = run.trained, run.trained.searched
@@ -107,21 +124,28 @@ def _device(
         models[index] = run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
         front[index]["test_accuracy"] = models[index].test_accuracy
         progress(done, f"checking {front[index]['arch_id']}")
+    # Side by side with the front: after it, at the numbers that follow.
+    after = {index: len(front) + place for place, index in enumerate(shallow)}
+    files = {index: each.model for index, each in models.items()}
     measured = measured_front(
         trained.job,
         space,
         device,
         run.machine(device),
-        front,
-        {index: each.model for index, each in models.items()},
+        [*front, *(front[index] for index in shallow)],
+        files | {after[index]: each.checked.model for index, each in shallow.items()},
         partial(progress, 0),
     )
-    for index, found in measured.items():
-        front[index] = with_measured(front[index], found)
+    front = [with_measured(row, measured[index]) for index, row in enumerate(front)]
     shift = _shift(run, device, measured)
     floats = {index: _in_floats(space, each, device) for index, each in models.items()}
     exports = [
-        write_export(run, Network(device, pick, front[i], models[i], measured[i], shift, floats[i]))
+        write_export(
+            run,
+            shallow_network(device, pick, front[i], shallow[i], measured[after[i]], shift)
+            if i in shallow
+            else Network(device, pick, front[i], models[i], measured[i], shift, floats[i]),
+        )
         for pick, i in indices.items()
     ]
     pair = export_pair(run, device, front) if trained.job.export.pair and front else None
@@ -158,19 +182,20 @@ def _shift(run: Exporting, device: Device, measured: Mapping[int, Measurement]) 
 def write_export(run: Exporting, network: Network) -> dict[str, Json]:
     """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry."""
     trained, folder = run.trained, folder_of(run.into, network.device, network.pick)
-    job, space, checked = trained.job, trained.searched, network.checked
+    job, space, checked = trained.job, network.space or trained.searched, network.checked
+    made_of = {} if network.merged is None else {"made_of": network.merged["made_of"]}
     about = metadata(checked, job, space, trained.dataset, network.device, network.pick, network.row)
     with replaced(folder) as part:
         sha256 = write_model(part / MODEL, checked.model, about)
         file = {"name": MODEL, "sha256": sha256, "bytes": (part / MODEL).stat().st_size}
         also = {str(kind): write_companion(part, kind, checked, trained.dataset) for kind in job.export.also}
         document = numbers(job, run.told, network, file, also)
-        arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json()}
+        arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json(), **made_of}
         write_json(part / "arch.json", {**arch, "space": space.to_json()})
         write_json(part / "numbers.json", document)
         write_told(part, card(document))
     return {
-        "arch_id": checked.arch.id,
+        "arch_id": made_of.get("made_of", checked.arch.id),
         "pick": network.pick,
         "file": run.shown(folder / MODEL),
         "sha256": sha256,
@@ -178,4 +203,5 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         **check_json(checked),
         **{name: document["largest"][name] for name in ("disagreement", "forgotten")},
         "calibration_error": document["test"]["calibration_error"],
+        "merged": network.merged,
     }

@@ -67,7 +67,8 @@ class Workshop:
     def _in_floats(self, arch: Arch) -> Weights:
         space, plain = self.trained.searched, float_arch(self.trained.searched, arch)
         given = supernet_weights(self.trained.net, space, arch, self.calibration)
-        if not self.trained.job.export.finetune:
+        settings = self.trained.job.export
+        if not settings.finetune or settings.merge is not None:  # merging trains what it makes, not what it begins with
             return given
         if plain not in self._tuned:
             self._tuned[plain] = self._finetune(plain, None)
