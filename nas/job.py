@@ -148,7 +148,9 @@ class ExportSettings:
         if self.merge is not None:
             _in_range("export.merge", self.merge, 0.05, 0.99)
             if self.pair:
-                raise JobError("export.merge: the networks of a pair stay as they are; drop export.pair or export.merge")
+                raise JobError(
+                    "export.merge: the networks of a pair stay as they are; drop export.pair or export.merge"
+                )
         for pick in self.picks:
             if pick not in PICKS and not is_arch_id(pick):
                 _check_limit(pick)

@@ -11,18 +11,18 @@ it reads, "" what the slot reads; without it, that is the layer before. Shapes f
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from search_spaces.errors import SpaceError
-from search_spaces.layers import NORM_EPS, SLOT_INPUT, Layer, Stack
+from search_spaces.layers import NORM_EPS, SLOT_INPUT, Layer, Shape, Stack
 from search_spaces.settings import complete, number, number_ok
 from search_spaces.slots import Slot
 from search_spaces.space import Choice, Json, Value
 
 DEFAULTS: dict[str, Json] = {"num_classes": 10, "in_channels": 3, "resolutions": [32], "slots": []}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(\.[A-Za-z][A-Za-z0-9_]{0,63}){0,4}")
-MOST_LAYERS = 10_000
 MOST_CHANNELS = 1 << 20
 
 
@@ -50,12 +50,23 @@ class _Given:
 
 
 def _conv(stack: Stack, name: str, reads: Sequence[str], given: _Given) -> None:
-    kernel, stride, groups = given.number("kernel", 1, 31), given.number("stride", 1, 8), given.number("groups", 1, 1 << 20)
+    kernel, stride, groups = (
+        given.number("kernel", 1, 31),
+        given.number("stride", 1, 8),
+        given.number("groups", 1, 1 << 20),
+    )
     if kernel % 2 == 0:
         raise SpaceError(f"{given.where}: kernel must be odd, not {kernel}")
     out = given.number("out", 0, MOST_CHANNELS)
     stack.conv(
-        name, out, kernel, stride, groups, norm=given.flag("norm", True), bias=given.flag("bias", False), source=reads[0]
+        name,
+        out,
+        kernel,
+        stride,
+        groups,
+        norm=given.flag("norm", True),
+        bias=given.flag("bias", False),
+        source=reads[0],
     )
 
 
@@ -90,7 +101,8 @@ def _mul(stack: Stack, name: str, reads: Sequence[str], given: _Given) -> None:
 def _attention(stack: Stack, name: str, reads: Sequence[str], given: _Given) -> None:
     if len({stack.shape_of(each) for each in reads}) > 1:
         raise SpaceError(f"{given.where}: reads queries, keys and values of one shape")
-    stack.attention(name, *reads, heads=given.number("groups", 1, MOST_CHANNELS))
+    queries, keys, values = reads
+    stack.attention(name, queries, keys, values, given.number("groups", 1, MOST_CHANNELS))
 
 
 def _unary(op: str, stack: Stack, name: str, reads: Sequence[str], given: _Given) -> None:
@@ -125,9 +137,11 @@ def settings(given: Mapping[str, Json]) -> dict[str, Json]:
     sizes = found["resolutions"]
     if not (isinstance(sizes, list) and len(sizes) == 1 and number_ok(sizes[0], 1, 4096, whole=True)):
         raise SpaceError(f"resolutions must list one whole number from 1 to 4096, not {sizes!r}")
-    last = _built(found)[-1][1][-1]
+    last = list(_built(found).values())[-1][-1]
     if last.out_shape != (found["num_classes"], 1, 1):
-        raise SpaceError(f"layer {last.name!r} is the last and must put out one value a class, not {list(last.out_shape)}")
+        raise SpaceError(
+            f"layer {last.name!r} is the last and must put out one value a class, not {list(last.out_shape)}"
+        )
     return found
 
 
@@ -136,7 +150,7 @@ def choices(settings: Mapping[str, Json]) -> tuple[Choice, ...]:
 
 
 def slots(settings: Mapping[str, Json]) -> tuple[Slot, ...]:
-    return tuple(Slot(name, ("resolution",), partial(_same, layers)) for name, layers in _built(settings))
+    return tuple(Slot(name, ("resolution",), partial(_same, layers)) for name, layers in _built(settings).items())
 
 
 def slot_json(name: str, layers: Sequence[Layer]) -> Json:
@@ -149,7 +163,9 @@ def slot_json(name: str, layers: Sequence[Layer]) -> Json:
     entries: list[Json] = []
     before = SLOT_INPUT
     for layer in layers:
-        told = {key: getattr(layer, key) for key, default in OPTIONS[layer.op].items() if getattr(layer, key) != default}
+        told = {
+            key: getattr(layer, key) for key, default in OPTIONS[layer.op].items() if getattr(layer, key) != default
+        }
         if layer.weight_shape:
             told["out"] = layer.out_shape[0]
         reads = [short.get(each, SLOT_INPUT) for each in layer.inputs]
@@ -164,48 +180,44 @@ def _same(layers: tuple[Layer, ...], values: Mapping[str, Value]) -> tuple[Layer
     return layers
 
 
-def _built(settings: Mapping[str, Json]) -> list[tuple[str, tuple[Layer, ...]]]:
+def _built(settings: Mapping[str, Json]) -> dict[str, tuple[Layer, ...]]:
     """The layers of each slot, by its name; `SpaceError` names what is wrong."""
-    given = settings["slots"]
+    given, size = settings["slots"], settings["resolutions"][0]
     if not isinstance(given, list) or not given:
-        raise SpaceError(f"slots must be a list of the slots of a network, not {given!r}")
-    size = settings["resolutions"][0]
-    shape, found, names = (settings["in_channels"], size, size), [], set[str]()
-    for number_of, entry in enumerate(given):
-        name, stack = _stack(number_of, entry, shape)
-        layers = tuple(stack.layers)
-        for layer in layers:
-            if layer.name in names:
-                raise SpaceError(f"two layers are named {layer.name!r}")
-            names.add(layer.name)
-        if name in (each for each, _ in found):
+        raise SpaceError(f"slots must be a list of the slots of a network, not {given!r:.80}")
+    shape: Shape = (settings["in_channels"], size, size)
+    found: dict[str, tuple[Layer, ...]] = {}
+    for place, entry in enumerate(given):
+        name, stack = _stack(place, entry, shape)
+        if name in found:
             raise SpaceError(f"two slots are named {name!r}")
-        shape = stack.shape
-        found.append((name, layers))
-    if len(names) > MOST_LAYERS:
-        raise SpaceError(f"a network must have at most {MOST_LAYERS} layers, not {len(names)}")
+        shape, found[name] = stack.shape, tuple(stack.layers)
+    name, count = Counter(layer.name for layers in found.values() for layer in layers).most_common(1)[0]
+    if count > 1:
+        raise SpaceError(f"two layers are named {name!r}")
     return found
 
 
-def _stack(number_of: int, entry: Json, shape: tuple[int, int, int]) -> tuple[str, Stack]:
+def _stack(place: int, entry: Json, shape: Shape) -> tuple[str, Stack]:
     """One slot, built."""
     if not isinstance(entry, dict) or set(entry) != {"name", "norm_eps", "layers"}:
-        raise SpaceError(f"slot {number_of} must be an object of name, norm_eps and layers, not {entry!r:.80}")
+        raise SpaceError(f"slot {place} must be an object of name, norm_eps and layers, not {entry!r:.80}")
     name, eps, layers = entry["name"], entry["norm_eps"], entry["layers"]
-    _check_name(f"slot {number_of}", name)
+    _check_name(f"slot {place}", name)
     if not number_ok(eps, 1e-12, 1.0, whole=False):
         raise SpaceError(f"slot {name!r}: norm_eps must be a number from 1e-12 to 1, not {eps!r}")
     if not isinstance(layers, list) or not layers:
         raise SpaceError(f"slot {name!r}: layers must be a list of at least one, not {layers!r:.80}")
     stack = Stack(name, shape, float(eps))
-    for place, layer in enumerate(layers):
-        _put(stack, f"slot {name!r}, layer {place}", layer)
+    for number_of, layer in enumerate(layers):
+        _put(stack, f"slot {name!r}, layer {number_of}", layer)
     return name, stack
 
 
 def _put(stack: Stack, where: str, entry: Json) -> None:
     """One layer on top of the others."""
-    if not isinstance(entry, list) or len(entry) not in (2, 3) or not isinstance(entry[-1], (str, dict)[len(entry) - 2]):
+    whole = isinstance(entry, list) and len(entry) in (2, 3)
+    if not whole or not isinstance(entry[2] if len(entry) == 3 else {}, dict):
         raise SpaceError(f"{where} must be [name, operation] or [name, operation, options], not {entry!r:.80}")
     name, op, options = entry[0], entry[1], dict(entry[2]) if len(entry) == 3 else {}
     _check_name(where, name)
@@ -232,4 +244,6 @@ def _reads(stack: Stack, where: str, told: Json, wanted: int) -> tuple[str, ...]
 
 def _check_name(where: str, name: Json) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name) or name.endswith("_norm"):
-        raise SpaceError(f"{where}: a name is letters, digits and '_' in parts joined by '.', and no '..._norm', not {name!r:.80}")
+        raise SpaceError(
+            f"{where}: a name is letters, digits and '_' in parts joined by '.', and no '..._norm', not {name!r:.80}"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from search_spaces.layers import Layer
 
@@ -55,7 +56,7 @@ def mergers(layers: Sequence[Layer]) -> tuple[Merger, ...]:
 def without_overlap(chosen: Sequence[Merger]) -> tuple[Merger, ...]:
     """The same in order; `ValueError` where two take the place of one layer."""
     ordered = tuple(sorted(chosen, key=lambda each: each.start))
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if after.start < before.end:
             raise ValueError(f"two mergers share layers from {after.start} to {before.end - 1}")
     return ordered
@@ -140,7 +141,15 @@ def _kernels(part: Sequence[Layer], start: int, seen: _Seen) -> Iterator[Merger]
     for kernel in range(least, min(seen.window, KERNEL) + 1, 2):
         name = f"{first.name}_merged"
         conv = Layer(
-            name, "conv", first.inputs, first.in_shape, last.out_shape, kernel, seen.stride, norm=True, norm_eps=first.norm_eps
+            name,
+            "conv",
+            first.inputs,
+            first.in_shape,
+            last.out_shape,
+            kernel,
+            seen.stride,
+            norm=True,
+            norm_eps=first.norm_eps,
         )
         if conv.weights <= GROWTH * weights and first.in_shape[0] * kernel**2 <= INPUTS:
             yield Merger(start, start + len(part), last.name, conv)

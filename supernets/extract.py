@@ -94,8 +94,8 @@ def alone(net: Supernet, arch: Arch, stats: Stats | None = None) -> Supernet:
 
 
 def copy_layer(target: Supernet, source: Supernet, layer: Layer, stats: Stats | None) -> None:
-    """Weights of a layer that two supernets have, and its batch norm with `stats` as running statistics, into the first, which has
-    it in no other size."""
+    """Weights of a layer that two supernets have, and its batch norm with `stats` as running statistics; `target` has it in no
+    other size."""
     for mine, its in zip(target.weights(layer), source.weights(layer), strict=True):
         if mine is not None and its is not None:
             _copy(mine, its)

@@ -99,10 +99,11 @@ def finetune(
 ) -> Tuned:
     """Train an architecture of `net` alone; what is best on validation images comes back, if need be what it was before.
 
-    net: the trained supernet, which stays as it is. calibration: normalised images (B, C, H, W) for batch norm. settings: those
-    of the supernet. teacher: the supernet whose largest network teaches, `net` by default. start: go on from there. quantisation: with ranges of the weights to begin with. With `path`, every epoch
-    is saved there, and the fine-tuning goes on from it where it exists. `TrainError` where that is another one, or where a loss
-    is no number: then the last good epoch is still there.
+    net: the trained supernet, which stays as it is. calibration: normalised images (B, C, H, W) for batch norm. settings:
+    those of the supernet. teacher: the supernet whose largest network teaches, `net` by default. start: go on from there.
+    quantisation: with ranges of the weights to begin with. With `path`, every epoch is saved there, and the fine-tuning goes
+    on from it where it exists. `TrainError` where that is another one, or where a loss is no number: then the last good epoch
+    is still there.
     """
     settings = _settings(settings, epochs, quantisation)
     if start is not None and start.arch != arch:

@@ -77,7 +77,9 @@ class Plain:
     def replaced(self, kernels: Mapping[Merger, Kernel]) -> Plain:
         """The same with these mergers made."""
         layers = merged({"": self.layers}, tuple(kernels))[""]
-        return Plain(layers, {**self.weights, **{each.conv.name: kernel for each, kernel in kernels.items()}}, self.size)
+        return Plain(
+            layers, {**self.weights, **{each.conv.name: kernel for each, kernel in kernels.items()}}, self.size
+        )
 
     def _computed(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
         if layer.op in FUNCTIONS:
@@ -96,7 +98,9 @@ def fitted(plain: Plain, found: Sequence[Merger], images: Sequence[Tensor], *, s
     return kernels
 
 
-def refitted(plain: Plain, chosen: Sequence[Merger], images: Sequence[Tensor], *, seed: int = 0) -> dict[Merger, Kernel]:
+def refitted(
+    plain: Plain, chosen: Sequence[Merger], images: Sequence[Tensor], *, seed: int = 0
+) -> dict[Merger, Kernel]:
     """The same for mergers that are made together: each reads what those before it leave, and aims at what there was."""
     kernels: dict[Merger, Kernel] = {}
     for merger in without_overlap(chosen):
@@ -179,7 +183,9 @@ def _fitted_alike(
         at = _drawn_pixels(targets[lasts[0]], pixels, generator)
         y_NO = torch.cat([targets[last].permute(0, 2, 3, 1)[at] for last in lasts], 1)
         equations.add(windows[at].flatten(1), y_NO)
-    ends = dict(zip(lasts, equations.targets_DO.split([_outputs(found, last) for last in lasts], 1), strict=True))
+    ends = dict(
+        zip(lasts, torch.split(equations.targets_DO, [_outputs(found, last) for last in lasts], 1), strict=True)
+    )
     return {merger: _solved(equations, ends[merger.last], merger.conv, largest) for merger in found}
 
 

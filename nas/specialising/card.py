@@ -269,13 +269,17 @@ def _merged(merged: Mapping[str, Any]) -> str:
     parts, latency_ms, score = merged["segments"], merged["latency_ms"], merged["val_accuracy"]
     counts, test = merged["convolutions"], merged["test_accuracy"]
     rows = [
-        (f"`{each['from']}` to `{each['to']}`", f"{each['layers']}", f"{each['kernel']} x {each['kernel']}, {each['channels']}")
+        (
+            f"`{each['from']}` to `{each['to']}`",
+            f"{each['layers']}",
+            f"{each['kernel']} x {each['kernel']}, {each['channels']}",
+        )
         for each in parts
     ]
     return (
         f"In the network `{merged['made_of']}` {len(parts)} part{'s' * (len(parts) != 1)} became one convolution each, so that "
-        f"it has {counts['after']} instead of {counts['before']}. Measured side by side it takes {percent(merged['latency'])} of "
-        f"the time ({significant(latency_ms['after'])} instead of {significant(latency_ms['before'])} ms; at most "
+        f"it has {counts['after']} instead of {counts['before']}. Measured side by side it takes {percent(merged['latency'])} "
+        f"of the time ({significant(latency_ms['after'])} instead of {significant(latency_ms['before'])} ms; at most "
         f"{percent(merged['limit'])} was asked for when it was made). Validation images: {percent(score['before'], 2)} before, "
         f"{percent(score['merged'], 2)} merged, {percent(score['after'], 2)} after it was trained; test images: "
         f"{percent(test['before'], 2)} before, {percent(test['after'], 2)} after.\n\n"

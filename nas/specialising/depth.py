@@ -1,10 +1,10 @@
 """Which mergers to make: the least loss for a share of the latency saved, exactly, by dynamic programming.
 
-After Kim et al., "Efficient Latency-Aware CNN Depth Compression via Two-Stage Dynamic Programming", ICML 2023. Their first stage
-finds, for every two layers, the fastest way to merge what is between them while no activation is kept there; the second one
-chooses which activations to keep, by importances that are summed. Here a part becomes one convolution, of which every kernel
-was measured and judged on its own, so the first stage is the table of them and one program over the layers chooses parts and
-kernels at once. Both assume that savings and losses of different parts add up.
+After Kim et al., "Efficient Latency-Aware CNN Depth Compression via Two-Stage Dynamic Programming", ICML 2023. Their first
+stage finds, for every two layers, the fastest way to merge what is between them while no activation is kept there; the second
+one chooses which activations to keep, by importances that are summed. Here a part becomes one convolution, of which every
+kernel was measured and judged on its own, so the first stage is the table of them and one program over the layers chooses
+parts and kernels at once. Both assume that savings and losses of different parts add up.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ UNITS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A merger of the layers from `start` up to, and without, `end`: the share of the network's latency that it saves, and what it
-    adds to the loss."""
+    """A merger of the layers from `start` up to, and without, `end`: the share of the network's latency that it saves, and what
+    it adds to the loss."""
 
     start: int
     end: int
@@ -35,7 +35,8 @@ class Option:
 class Choices:
     """The least summed loss for every saving, and what reaches it.
 
-    least: loss (UNITS + 1,) of the best choice that saves so many units, infinite where none does. chosen: numbers of its options.
+    least: loss (UNITS + 1,) of the best choice that saves so many units, infinite where none does. chosen: numbers of its
+    options.
     """
 
     least: NDArray[np.float64]

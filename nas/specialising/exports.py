@@ -91,7 +91,9 @@ def _make_shallow(run: Exporting, device: Device, picks: Picked, progress: Progr
     archs = {index: run.trained.searched.arch(front[index]["arch"]) for index in picks.indices.values()}
     check_mergeable(archs.values())
     machine = run.machine(device)
-    return {i: made_shallow(run.workshop, arch, device, machine, partial(progress, 0, steps)) for i, arch in archs.items()}
+    return {
+        i: made_shallow(run.workshop, arch, device, machine, partial(progress, 0, steps)) for i, arch in archs.items()
+    }
 
 
 def folder_of(into: Path, device: Device, pick: str) -> Path:

@@ -75,7 +75,8 @@ class Shallow:
             "latency_ms": {"before": before["latency_ms_measured"], "after": after["latency_ms_measured"]},
             "convolutions": {"before": self.convolutions[0], "after": self.convolutions[1]},
             "segments": [
-                {**told(each), "layers": each.end - each.start, "channels": each.conv.out_shape[0]} for each in self.mergers
+                {**told(each), "layers": each.end - each.start, "channels": each.conv.out_shape[0]}
+                for each in self.mergers
             ],
             "val_accuracy": {"before": before["val_accuracy"], "merged": self.tuned.before, "after": self.tuned.after},
             "test_accuracy": {"before": before["test_accuracy"], "after": after["test_accuracy"]},
@@ -154,19 +155,18 @@ def _chosen(given: _Given, limit: float) -> tuple[Merger, ...]:
     options = _options(given, found)
     known, wanted, closest = choices(options), 1 - limit, 1.0
     for _ in range(ROUNDS):
-        picked = known.saving(wanted)
-        last = picked is None
-        picked = known.saving(known.most) or () if picked is None else picked
+        picked = known.saving(min(wanted, known.most))
+        assert picked is not None, "no more is asked than there is"
         chosen = tuple(found[i][0] for i in picked)
         closest = min(closest, reached := _latency(given, chosen))
         if reached <= limit:
             return chosen
-        if last:
+        if wanted > known.most:
             break
         wanted = sum(options[i].saving for i in picked) + max(reached - limit, 2 / UNITS)
     raise JobError(
-        f"{given.device.name}: no mergers of its convolutions bring architecture {given.arch.id} to {limit:.0%} of its latency; "
-        f"the closest is {closest:.1%}: raise export.merge, or pick another network"
+        f"{given.device.name}: no mergers of its convolutions bring architecture {given.arch.id} to {limit:.0%} of its "
+        f"latency; the closest is {closest:.1%}: raise export.merge, or pick another network"
     )
 
 

@@ -15,7 +15,8 @@ def option(start, length, units, loss):
 
 
 OPTIONS = st.lists(
-    st.builds(option, st.integers(0, 8), st.integers(1, 4), st.integers(-3, 500), st.integers(-4, 40).map(float)), max_size=8
+    st.builds(option, st.integers(0, 8), st.integers(1, 4), st.integers(-3, 500), st.integers(-4, 40).map(float)),
+    max_size=8,
 )
 
 

@@ -22,7 +22,19 @@ LIMIT = 0.7
 @pytest.fixture
 def exported(nas, copied, tmp_path):
     """An export of the little run's most accurate networks, merged."""
-    said = nas("export", copied, "--out", tmp_path / "out", "--merge", LIMIT, "--finetune", 1, "--pick", "most-accurate", "--json")
+    said = nas(
+        "export",
+        copied,
+        "--out",
+        tmp_path / "out",
+        "--merge",
+        LIMIT,
+        "--finetune",
+        1,
+        "--pick",
+        "most-accurate",
+        "--json",
+    )
     assert said.code == 0, said.err
     return tmp_path / "out", said.json["devices"]
 
@@ -68,7 +80,19 @@ def test_savings_are_measured_once_for_a_network_and_a_device(nas, exported, cop
         document = json.loads(table.read_text())
         document["latency_us"] *= 1000  # a network so slow that every merger saves all of it
         table.write_text(json.dumps(document))
-    said = nas("export", copied, "--out", tmp_path / "again", "--merge", 0.95, "--finetune", 1, "--pick", "most-accurate", "--json")
+    said = nas(
+        "export",
+        copied,
+        "--out",
+        tmp_path / "again",
+        "--merge",
+        0.95,
+        "--finetune",
+        1,
+        "--pick",
+        "most-accurate",
+        "--json",
+    )
     assert said.code == 0
     assert all(len(each["exports"][0]["merged"]["segments"]) == 1 for each in said.json["devices"])
 

@@ -24,7 +24,18 @@ def parts(layers):
 
 
 def tiny(**settings):
-    space = define_space("tiny", **{"resolutions": [16], "channels": [16, 32], "strides": [1, 2], "depths": [2], "widths": [1.0], "expands": [1.0]} | settings)
+    space = define_space(
+        "tiny",
+        **{
+            "resolutions": [16],
+            "channels": [16, 32],
+            "strides": [1, 2],
+            "depths": [2],
+            "widths": [1.0],
+            "expands": [1.0],
+        }
+        | settings,
+    )
     return network(space, space.largest())
 
 

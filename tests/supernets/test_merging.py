@@ -9,7 +9,15 @@ from search_spaces.mergers import mergers
 from supernets.calibrate import calibrate
 from supernets.merging import Plain, fitted, loss, merged_supernet, refitted
 from supernets.supernet import Supernet
-from tests.contracts.supernet_contract import archs_of, images, logits, random_stats, small_space, stirred
+from tests.contracts.supernet_contract import (
+    archs_of,
+    check_supernet,
+    images,
+    logits,
+    random_stats,
+    small_space,
+    stirred,
+)
 
 SIDE, MARGIN = 24, 8
 
@@ -55,7 +63,8 @@ def product(first, second, stride, groups):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "strides", "groups"), [((3, 3), (1, 1), 1), ((3, 3), (2, 1), 1), ((1, 3), (2, 2), 1), ((3, 1), (1, 2), 2)]
+    ("kernels", "strides", "groups"),
+    [((3, 3), (1, 1), 1), ((3, 3), (2, 1), 1), ((1, 3), (2, 2), 1), ((3, 1), (1, 2), 2)],
 )
 def test_without_activations_the_nearest_convolution_is_the_product_of_those_it_replaces(kernels, strides, groups):
     net = linear_net(kernels, strides, groups)
@@ -73,8 +82,12 @@ def test_without_activations_the_nearest_convolution_is_the_product_of_those_it_
     torch.testing.assert_close(weight, wanted, atol=2e-3 * float(wanted.abs().max()), rtol=0)
     assert float(bias.abs().max()) < 1e-3
     x_BCHW = with_margin(2, seed=1)
-    torch.testing.assert_close(plain.replaced({whole: (weight, bias)}).logits(x_BCHW), plain.logits(x_BCHW), atol=1e-3, rtol=0)
-    middle = F.conv2d(plain.values(x_BCHW, [whole.source])[whole.source], wanted, None, whole.conv.stride, whole.conv.kernel // 2)
+    torch.testing.assert_close(
+        plain.replaced({whole: (weight, bias)}).logits(x_BCHW), plain.logits(x_BCHW), atol=1e-3, rtol=0
+    )
+    middle = F.conv2d(
+        plain.values(x_BCHW, [whole.source])[whole.source], wanted, None, whole.conv.stride, whole.conv.kernel // 2
+    )
     torch.testing.assert_close(middle, plain.values(x_BCHW, [whole.last])[whole.last], atol=1e-4, rtol=1e-4)
 
 
@@ -92,12 +105,16 @@ def test_a_plain_network_computes_what_the_supernet_computes(family):
     for arch in archs_of(net.space, 1):
         stats = random_stats(net.space, arch, 2)
         x_BCHW = images(net.space, arch)
-        torch.testing.assert_close(Plain.of(net, arch, stats).logits(x_BCHW), logits(net, x_BCHW, arch, stats), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            Plain.of(net, arch, stats).logits(x_BCHW), logits(net, x_BCHW, arch, stats), atol=1e-3, rtol=1e-3
+        )
 
 
 def test_the_nearest_convolution_is_nearer_than_the_product_that_drops_activations():
     _, _, _, plain, x_BCHW = tiny_case()
-    found = [each for each in mergers(plain.layers) if each.conv.name == "s1.b1.conv1_merged" and each.last == "s1.b1.conv2"]
+    found = [
+        each for each in mergers(plain.layers) if each.conv.name == "s1.b1.conv1_merged" and each.last == "s1.b1.conv2"
+    ]
     whole = max(found, key=lambda each: each.conv.kernel)
     (first, first_bias), (second, second_bias) = (plain.weights[f"s1.b1.{name}"] for name in ("conv1", "conv2"))
     dropped = F.conv2d(first.transpose(0, 1), second.flip(2, 3), padding=2).transpose(0, 1)
@@ -130,6 +147,17 @@ def test_a_merged_supernet_computes_what_was_fitted_and_keeps_the_other_weights(
     again = calibrate(made, own, [x_BCHW])[first.conv.name]
     torch.testing.assert_close(again[0], made.norm(first.conv).running_mean, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(again[1], made.norm(first.conv).running_var, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["tiny", "mobilenet_v3"])
+def test_a_merged_network_keeps_the_contract_of_supernets(family):
+    net = stirred(small_space(family))
+    arch = net.space.largest()
+    x_BCHW = images(net.space, arch, 16)
+    stats = calibrate(net, arch, [x_BCHW])
+    plain = Plain.of(net, arch, stats)
+    chosen = [max(mergers(plain.layers), key=lambda each: each.conv.weights)]
+    check_supernet(merged_supernet(net, arch, stats, fitted(plain, chosen, [x_BCHW]), [x_BCHW]), samples=0)
 
 
 def test_mergers_that_are_made_together_make_up_for_those_before_them():
