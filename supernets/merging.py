@@ -94,7 +94,8 @@ def fitted(plain: Plain, found: Sequence[Merger], images: Sequence[Tensor], *, s
     """The nearest convolution for each of these mergers alone, by normalised images (B, C, H, W)."""
     kernels: dict[Merger, Kernel] = {}
     for _, alike in groupby(sorted(found, key=_reads), key=_reads):
-        kernels.update(_fitted_alike(plain, plain, tuple(alike), images, seed))
+        same = tuple(alike)
+        kernels.update(_fitted_alike(plain, same[0].source, plain, same, images, seed))
     return kernels
 
 
@@ -104,7 +105,9 @@ def refitted(
     """The same for mergers that are made together: each reads what those before it leave, and aims at what there was."""
     kernels: dict[Merger, Kernel] = {}
     for merger in without_overlap(chosen):
-        kernels.update(_fitted_alike(plain.replaced(kernels), plain, (merger,), images, seed))
+        made = {each.last: each.conv.name for each in kernels}
+        source = made.get(merger.source, merger.source)
+        kernels.update(_fitted_alike(plain.replaced(kernels), source, plain, (merger,), images, seed))
     return kernels
 
 
@@ -164,13 +167,13 @@ def _reads(merger: Merger) -> tuple[int, int]:
 
 
 def _fitted_alike(
-    read: Plain, aim: Plain, found: Sequence[Merger], images: Sequence[Tensor], seed: int
+    read: Plain, source: str, aim: Plain, found: Sequence[Merger], images: Sequence[Tensor], seed: int
 ) -> dict[Merger, Kernel]:
-    """Mergers of one start and stride, which share their windows: from what `read` gives them to what `aim` computes there.
+    """Mergers of one start and stride, which share their windows: from the layer `source` of `read` to what `aim` computes.
 
     A smaller kernel's equations are those of the larger one's middle.
     """
-    source, largest = found[0].source, max(merger.conv.kernel for merger in found)
+    largest = max(merger.conv.kernel for merger in found)
     lasts = tuple(dict.fromkeys(merger.last for merger in found))
     equations = _Equations()
     generator = torch.Generator().manual_seed(seed_of(seed, 5, found[0].start))

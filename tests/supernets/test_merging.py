@@ -179,6 +179,21 @@ def test_mergers_that_are_made_together_make_up_for_those_before_them():
         assert all(torch.equal(a, b) for a, b in zip(kernel, together[merger], strict=True))
 
 
+def test_parts_that_follow_each_other_at_once_are_merged_together():
+    net = stirred(small_space("mobilenet_v3"))
+    arch = net.space.largest()
+    x_BCHW = images(net.space, arch, 8)
+    stats = calibrate(net, arch, [x_BCHW])
+    plain = Plain.of(net, arch, stats)
+    found = mergers(plain.layers)
+    first, other = next((a, b) for a in found for b in found if b.source == a.last)
+    kernels = refitted(plain, [first, other], [x_BCHW])
+    made = merged_supernet(net, arch, stats, kernels, [x_BCHW])
+    torch.testing.assert_close(
+        logits(made, x_BCHW, made.space.largest()), plain.replaced(kernels).logits(x_BCHW), atol=1e-3, rtol=1e-3
+    )
+
+
 def test_a_loss_is_a_mean_over_images():
     _, _, _, plain, x_BCHW = tiny_case(7)
     labels = torch.arange(7) % 4
