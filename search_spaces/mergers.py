@@ -19,8 +19,9 @@ WINDOW = 15
 """The largest that a part may see."""
 GROWTH = 4
 """Times the weights of the part that the merged convolution may have at most."""
-INPUTS = 4608
-"""The most numbers that it may read for one output: its weights are found by a system of so many equations."""
+INPUTS = 2304
+"""The most numbers that it may read for one output, as a kernel of 3 of 256 channels: its weights are found by a system of so many
+equations, and that takes time by their cube."""
 POINTWISE = ("relu", "relu6", "hswish", "hsigmoid")
 ENDS = ("conv", "add")
 
