@@ -20,8 +20,8 @@ WINDOW = 15
 GROWTH = 4
 """Times the weights of the part that the merged convolution may have at most."""
 INPUTS = 2304
-"""The most numbers that it may read for one output, as a kernel of 3 of 256 channels: its weights are found by a system of so many
-equations, and that takes time by their cube."""
+"""The most numbers that it may read for one output, as a kernel of 3 of 256 channels: its weights are found by a system of so
+many equations, which takes time by their cube."""
 POINTWISE = ("relu", "relu6", "hswish", "hsigmoid")
 ENDS = ("conv", "add")
 

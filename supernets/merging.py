@@ -54,11 +54,15 @@ class Plain:
 
     def values(self, x_BCHW: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         """What these layers put out for images of any size; no layer after the last of them is computed."""
-        found = {NETWORK_INPUT: resize(x_BCHW, self.size)}
+        return self.onwards({NETWORK_INPUT: resize(x_BCHW, self.size)}, wanted)
+
+    def onwards(self, given: Mapping[str, Tensor], wanted: Sequence[str], start: int = 0) -> dict[str, Tensor]:
+        """The same from the layer of number `start` on, from all that these layers read of what is before it."""
+        found = dict(given)
         last_use = {name: i for i, layer in enumerate(self.layers) for name in layer.inputs}
         left = set(wanted) - set(found)
         with torch.no_grad():
-            for i, layer in enumerate(self.layers):
+            for i, layer in enumerate(self.layers[start:], start):
                 if not left:
                     break
                 inputs = [found[name] for name in layer.inputs]
@@ -115,6 +119,31 @@ def loss(plain: Plain, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Of normalised images (B, C, H, W) with their labels, the mean."""
     found = [(len(y_B) * float(plain_loss(plain.logits(x_BCHW), y_B)), len(y_B)) for x_BCHW, y_B in batches]
     return sum(total for total, _ in found) / sum(images for _, images in found)
+
+
+def rises(
+    plain: Plain, kernels: Mapping[Merger, Kernel], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[Merger, float]:
+    """What each of these mergers, made alone, adds to the loss of normalised images (B, C, H, W) with their labels.
+
+    What is before the first layer that a merger takes the place of is computed once for all that begin there.
+    """
+    labelled, found = list(batches), dict[Merger, float]()
+    whole, last = loss(plain, labelled), plain.layers[-1].name
+    images = sum(len(y_B) for _, y_B in labelled)
+    for start, alike in groupby(sorted(kernels, key=_reads), key=lambda merger: merger.start):
+        same = tuple(alike)
+        made = {merger: plain.replaced({merger: kernels[merger]}) for merger in same}
+        before = (NETWORK_INPUT, *(layer.name for layer in plain.layers[:start]))
+        crossing = [name for name in before if any(name in layer.inputs for layer in plain.layers[start:])]
+        totals = dict.fromkeys(same, 0.0)
+        for x_BCHW, y_B in labelled:
+            given = plain.values(x_BCHW, crossing)
+            for merger in same:
+                logits_BK = made[merger].onwards(given, [last], start)[last]
+                totals[merger] += len(y_B) * float(plain_loss(logits_BK, y_B))
+        found |= {merger: total / images - whole for merger, total in totals.items()}
+    return found
 
 
 def merged_supernet(

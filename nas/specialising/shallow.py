@@ -24,14 +24,14 @@ from search_spaces.mergers import Merger, convolutions, merged, mergers
 from supernets.batches import Batches
 from supernets.calibrate import calibrate
 from supernets.finetune import EPOCHS, Tuned, finetune
-from supernets.merging import Plain, fitted, loss, merged_supernet, refitted
+from supernets.merging import Plain, fitted, merged_supernet, refitted, rises
 from supernets.supernet import Stats, Supernet
 from supernets.threads import torch_threads
 
 Json = Any
 Waiting = Callable[[str], None]
 
-LOSS_IMAGES = 1024
+LOSS_IMAGES = 512
 """Validation images on which the loss of each merger is seen."""
 ROUNDS = 6
 """Attempts at a limit, each with what the one before missed it by."""
@@ -184,12 +184,10 @@ def _options(given: _Given, found: Sequence[tuple[Merger, float]]) -> list[Optio
     dataset = given.workshop.trained.dataset
     images = list(Batches.of(dataset.validation, dataset, LOSS_IMAGES))
     given.waiting(f"judging {len(found)} mergers of {given.arch.id}")
-    seed, whole = given.workshop.trained.job.seed, loss(given.plain, images)
+    seed = given.workshop.trained.job.seed
     kernels = fitted(given.plain, [merger for merger, _ in found], given.workshop.calibration, seed=seed)
-    return [
-        Option(merger.start, merger.end, share, loss(given.plain.replaced({merger: kernels[merger]}), images) - whole)
-        for merger, share in found
-    ]
+    rise = rises(given.plain, kernels, images)
+    return [Option(merger.start, merger.end, share, rise[merger]) for merger, share in found]
 
 
 def _latency(given: _Given, chosen: Sequence[Merger]) -> float:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from search_spaces import FAMILIES, define_space, network
 from search_spaces.mergers import mergers
 from supernets.calibrate import calibrate
-from supernets.merging import Plain, fitted, loss, merged_supernet, refitted
+from supernets.merging import Plain, fitted, loss, merged_supernet, refitted, rises
 from supernets.supernet import Supernet
 from tests.contracts.supernet_contract import (
     archs_of,
@@ -192,6 +192,21 @@ def test_parts_that_follow_each_other_at_once_are_merged_together():
     torch.testing.assert_close(
         logits(made, x_BCHW, made.space.largest()), plain.replaced(kernels).logits(x_BCHW), atol=1e-3, rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("family", ["tiny", "mobilenet_v3"])
+def test_what_a_merger_adds_to_the_loss_is_that_of_the_whole_network(family):
+    net = stirred(small_space(family))
+    arch = net.space.largest()
+    x_BCHW, labels = images(net.space, arch, 6), torch.arange(6) % 4
+    plain = Plain.of(net, arch, random_stats(net.space, arch, 1))
+    kernels = fitted(plain, mergers(plain.layers)[::7], [x_BCHW])
+    batches = [(x_BCHW[:4], labels[:4]), (x_BCHW[4:], labels[4:])]
+    found = rises(plain, kernels, batches)
+    assert set(found) == set(kernels)
+    for merger, rise in found.items():
+        alone = loss(plain.replaced({merger: kernels[merger]}), batches)
+        assert rise == pytest.approx(alone - loss(plain, batches), abs=1e-5)
 
 
 def test_a_loss_is_a_mean_over_images():
