@@ -288,6 +288,14 @@ def export(
             help="The most accuracy that 8-bit integers may cost, as 0.5%; beyond it they are trained for.",
         ),
     ] = None,
+    merge: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Merge convolutions until each network takes at most this share of its latency, as 0.8; then train it.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -308,6 +316,7 @@ def export(
     changes += ["export.pair=true"] if pair else []
     changes += [f"export.finetune={epochs}"] if epochs else []
     changes += [f"export.also={json.dumps(also)}"] if also else []
+    changes += [f"export.merge={merge}"] if merge is not None else []
     with reported():
         from nas.words import share_of
 
@@ -437,6 +446,9 @@ def _print_tables(summary: dict[str, Any], folder: RunFolder) -> None:
             console.print(_closest_line(device), highlight=False)
         if device.get("pair"):
             console.print(_pair_line(device["pair"]), highlight=False)
+        for made in device["exports"]:
+            if made.get("merged"):
+                console.print(_merged_line(made), highlight=False)
     supernet, total = summary["supernet"], sum(summary["stages"].values())
     console.print(_search_line(summary["search"]), highlight=False)
     console.print(
@@ -483,6 +495,15 @@ def _pair_line(pair: dict[str, Any]) -> str:
     return (
         f"{pair['folder']}: {pair['fast']}, and {pair['accurate']} for {pair['share']:.1%} of the images: "
         f"test {pair['test_accuracy']:.1%} in {pair['latency_ms']:.3f} ms"
+    )
+
+
+def _merged_line(made: dict[str, Any]) -> str:
+    merged, test = made["merged"], made["merged"]["test_accuracy"]
+    return (
+        f"{made['file']}: {made['arch_id']} with {merged['convolutions']['after']} instead of "
+        f"{merged['convolutions']['before']} convolutions: test {test['after']:.1%} instead of {test['before']:.1%} in "
+        f"{merged['latency_ms']['after']:.3f} instead of {merged['latency_ms']['before']:.3f} ms"
     )
 
 

@@ -102,6 +102,10 @@ class RunFolder:
     def front(self, device: str) -> Path:
         return self._in("fronts", f"{device}.csv")
 
+    def mergers(self, device: str, arch_id: str) -> Path:
+        """What mergers of a network's convolutions save on a device."""
+        return self._in("mergers", f"{device}-{arch_id}.json")
+
     def stages(self) -> dict[str, float]:
         """Seconds of each finished stage, in order."""
         return {name: self.result(name)["seconds"] for name in STAGES if (self.root / f"{name}.json").is_file()}

@@ -119,6 +119,7 @@ class ExportSettings:
     whether to hand over a fast network and an accurate one as well, of which the second is asked where the first is not sure;
     `finetune`: epochs for which each network is trained alone before it is handed over; `max_drop`: the most accuracy that
     8-bit integers may cost, on validation images, where a network has them: beyond it they are trained for, None: whatever;
+    `merge`: the share of its latency that each network may take once convolutions of it are merged, None: they stay;
     `also`: files beside each model, `image` for one that takes images of 8 bits and any size, `fp16` for one in half precision,
     `ort` for one in ORT format;
     `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
@@ -128,6 +129,7 @@ class ExportSettings:
     pair: bool = False
     finetune: int = 0
     max_drop: float | None = None
+    merge: float | None = None
     also: tuple[Companion, ...] = ()
     license: str = "unknown"
     opset: int = 17
@@ -144,6 +146,12 @@ class ExportSettings:
         _in_range("export.finetune", self.finetune, 0, 10_000)
         if self.max_drop is not None:
             _in_range("export.max_drop", self.max_drop, 0.0, 1.0)
+        if self.merge is not None:
+            _in_range("export.merge", self.merge, 0.05, 0.99)
+            if self.pair:
+                raise JobError(
+                    "export.merge: the networks of a pair stay as they are; drop export.pair or export.merge"
+                )
         for pick in self.picks:
             if pick not in PICKS and not is_arch_id(pick):
                 _check_limit(pick)

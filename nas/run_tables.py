@@ -158,7 +158,7 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
         (
             code(export["file"]),
             escaped(export["pick"]),
-            code(export["arch_id"]),
+            code(export["arch_id"]) + (", convolutions merged" if export.get("merged") else ""),
             f"{amount(export['bytes'])}B",
             code(export["sha256"][:12] + "…"),
             small(export["max_abs_diff"]),

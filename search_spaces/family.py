@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import hybrid, mobilenet_v3, proxyless, resnet50, tiny
+from search_spaces import fixed, hybrid, mobilenet_v3, proxyless, resnet50, tiny
 from search_spaces.errors import SpaceError
 from search_spaces.layers import NETWORK_INPUT, SLOT_INPUT, Layer
 from search_spaces.precision import precise, precision_choices, split_settings
@@ -45,6 +45,8 @@ FAMILIES: dict[str, Family] = {
     "hybrid": Family(hybrid.settings, hybrid.choices, hybrid.slots),
 }
 
+SINGLE: dict[str, Family] = {"fixed": Family(fixed.settings, fixed.choices, fixed.slots)}
+"""Families of one network each: nothing to search, so no job takes them."""
 
 FAMILY_NAMES = f"{', '.join(FAMILIES)}, or a published name such as {EXAMPLE}"
 """What `define_space` knows, for messages."""
@@ -64,6 +66,30 @@ def define_space(family: str, **settings: Json) -> Space:
     return Space(
         name, {**complete, **precision}, (*choices, *precision_choices(precision, known.slots(complete), choices))
     )
+
+
+def fixed_space(layers_by_slot: Mapping[str, Sequence[Layer]]) -> Space:
+    """The space of this network alone: its layers in fp32, slot by slot, each slot reading what the one before puts out."""
+    layers = [layer for own in layers_by_slot.values() for layer in own]
+    return define_space(
+        "fixed",
+        num_classes=layers[-1].out_shape[0],
+        in_channels=layers[0].in_shape[0],
+        resolutions=[layers[0].in_shape[1]],
+        slots=[fixed.slot_json(name, own) for name, own in layers_by_slot.items()],
+    )
+
+
+def network_by_slot(space: Space, arch: Arch) -> dict[str, tuple[Layer, ...]]:
+    """The layers of `network` by the slot that they are of, without slots that the architecture skips."""
+    found: dict[str, tuple[Layer, ...]] = {}
+    layers = iter(network(space, arch))
+    values = _with_defaults(space, arch.values)
+    for slot in slots(space):
+        own = tuple(islice(layers, len(slot.build({name: values[name] for name in slot.choices}))))
+        if own:
+            found[slot.name] = own
+    return found
 
 
 def is_family(name: Json) -> bool:
@@ -151,9 +177,9 @@ def slot_sizes(space: Space) -> tuple[int, ...]:
 
 
 def _family(name: str) -> Family:
-    if name not in FAMILIES:
+    if name not in FAMILIES and name not in SINGLE:
         raise SpaceError(f"unknown family {name!r}; known are {FAMILY_NAMES}")
-    return FAMILIES[name]
+    return FAMILIES[name] if name in FAMILIES else SINGLE[name]
 
 
 def _with_defaults(space: Space, values: dict[str, Value]) -> dict[str, Value]:

@@ -132,6 +132,10 @@ class Stack:
     def shape(self) -> Shape:
         return self._shapes[self.last]
 
+    def shape_of(self, name: str) -> Shape:
+        """Of what a layer of this slot puts out, or of what the slot reads."""
+        return self._shapes[name]
+
     def conv(
         self,
         name: str,

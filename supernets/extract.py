@@ -89,15 +89,21 @@ def alone(net: Supernet, arch: Arch, stats: Stats | None = None) -> Supernet:
     found = Supernet(only(net.space, arch)).eval()
     for layer in network(net.space, arch):
         if layer.weight_shape:
-            for target, source in zip(found.weights(layer), net.weights(layer), strict=True):
-                if target is not None and source is not None:
-                    _copy(target, source)
-        if layer.norm:
-            norm = found.norm(layer)
-            targets = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-            for target, source in zip(targets, _normalisation(net, layer, stats), strict=True):
-                _copy(target, source)
+            copy_layer(found, net, layer, stats)
     return found
+
+
+def copy_layer(target: Supernet, source: Supernet, layer: Layer, stats: Stats | None) -> None:
+    """Weights of a layer that two supernets have, and its batch norm with `stats` as running statistics; `target` has it in no
+    other size."""
+    for mine, its in zip(target.weights(layer), source.weights(layer), strict=True):
+        if mine is not None and its is not None:
+            _copy(mine, its)
+    if layer.norm:
+        norm = target.norm(layer)
+        targets = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        for mine, its in zip(targets, _normalisation(source, layer, stats), strict=True):
+            _copy(mine, its)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

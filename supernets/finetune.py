@@ -91,6 +91,7 @@ def finetune(
     settings: TrainSettings,
     *,
     epochs: int = EPOCHS,
+    teacher: Supernet | None = None,
     start: Tuned | None = None,
     quantisation: FakeQuantisation | None = None,
     path: Path | None = None,
@@ -98,22 +99,24 @@ def finetune(
 ) -> Tuned:
     """Train an architecture of `net` alone; what is best on validation images comes back, if need be what it was before.
 
-    net: the trained supernet, which stays as it is. calibration: normalised images (B, C, H, W) for batch norm. settings: those
-    of the supernet. start: go on from there. quantisation: with ranges of the weights to begin with. With `path`, every epoch
-    is saved there, and the fine-tuning goes on from it where it exists. `TrainError` where that is another one, or where a loss
-    is no number: then the last good epoch is still there.
+    net: the trained supernet, which stays as it is. calibration: normalised images (B, C, H, W) for batch norm. settings:
+    those of the supernet. teacher: the supernet whose largest network teaches, `net` by default. start: go on from there.
+    quantisation: with ranges of the weights to begin with. With `path`, every epoch is saved there, and the fine-tuning goes
+    on from it where it exists. `TrainError` where that is another one, or where a loss is no number: then the last good epoch
+    is still there.
     """
     settings = _settings(settings, epochs, quantisation)
     if start is not None and start.arch != arch:
         raise TrainError(f"wanted a start of architecture {arch.id}, not of {start.arch.id}")
     with torch_threads(settings.threads):
-        teacher = _calibrated(net, net.space.largest(), calibration)
+        taught_by = net if teacher is None else teacher
+        tutor = _calibrated(taught_by, taught_by.space.largest(), calibration)
         given = _calibrated(net, arch, calibration) if start is None else start.net
         run = _Run(
-            dataset, calibration, settings, quantisation, _identity(given, teacher, dataset, settings, quantisation)
+            dataset, calibration, settings, quantisation, _identity(given, tutor, dataset, settings, quantisation)
         )
         state, best = run.begun(given) if path is None or not path.exists() else run.resumed(given.space, path)
-        state.forward, state.tutor = quantisation, _tutor(teacher, state)
+        state.forward, state.tutor = quantisation, _tutor(tutor, state)
         try:
             best = run.rest(state, best, path, progress)
         except TrainError as error:

@@ -46,6 +46,7 @@ def card(numbers: Numbers) -> str:
             "and preprocessing are in the metadata of `model.onnx`, all figures of this card in `numbers.json`, the "
             f"architecture in `arch.json`.{_beside(numbers)}",
             f"## Data\n\n{data_text(numbers['data'])}",
+            *([f"## Merged convolutions\n\n{_merged(numbers['merged'])}"] if numbers["merged"] else []),
             f"## Results\n\n{_results(numbers)}",
             f"## What it forgets\n\n{forgotten_text(numbers)}",
             f"## Latency\n\n{_latency(numbers)}",
@@ -174,6 +175,9 @@ def license_text(name: str) -> str:
 
 def _picked(numbers: Numbers) -> str:
     pick, device = numbers["pick"], plain(numbers["device"]["name"])
+    if numbers["merged"]:
+        made_of = numbers["merged"]["made_of"]
+        return f"It was made of `{made_of}`, which was picked from the front of {device} as `{plain(pick)}`."
     if pick in PICKS:
         words = {"fastest": "the fastest", "knee": "the knee", "most-accurate": "the most accurate"}
         return f"It is {words[pick]} of the front of {device}."
@@ -246,16 +250,42 @@ def _latency(numbers: Numbers) -> str:
         ("median", f"{_ms(told['p50'])} ± {percent(told['precision'])}"),
         ("p95", _ms(told["p95"])),
         ("p99", _ms(told["p99"])),
-        (
-            "predicted, with its 90% interval",
-            "{} ms ({} to {})".format(*(significant(latency_ms[part]) for part in ("predicted", "low", "high"))),
-        ),
+        ("predicted, with its 90% interval", _predicted(latency_ms)),
         ("peak memory", _bytes(footprint.get("peak_bytes"))),
         ("loading", "–" if not footprint else f"{significant(footprint['load_ms'])} ms"),
         ("file", _bytes(numbers["file"]["bytes"])),
     ]
     columns = (f"one inference of batch {device['batch']}", "value")
     return f"{_conditions(numbers)}\n\n{table(columns, rows)}"
+
+
+def _predicted(latency_ms: Mapping[str, Any]) -> str:
+    if latency_ms["predicted"] is None:
+        return "–"
+    return "{} ms ({} to {})".format(*(significant(latency_ms[part]) for part in ("predicted", "low", "high")))
+
+
+def _merged(merged: Mapping[str, Any]) -> str:
+    """What was made of which network, and what that brought."""
+    parts, latency_ms, score = merged["segments"], merged["latency_ms"], merged["val_accuracy"]
+    counts, test = merged["convolutions"], merged["test_accuracy"]
+    rows = [
+        (
+            f"`{each['from']}` to `{each['to']}`",
+            f"{each['layers']}",
+            f"{each['kernel']} x {each['kernel']}, {each['channels']}",
+        )
+        for each in parts
+    ]
+    return (
+        f"In the network `{merged['made_of']}` {len(parts)} part{'s' * (len(parts) != 1)} became one convolution each, so that "
+        f"it has {counts['after']} instead of {counts['before']}. Measured side by side it takes {percent(merged['latency'])} "
+        f"of the time ({significant(latency_ms['after'])} instead of {significant(latency_ms['before'])} ms; at most "
+        f"{percent(merged['limit'])} was asked for when it was made). Validation images: {percent(score['before'], 2)} before, "
+        f"{percent(score['merged'], 2)} merged, {percent(score['after'], 2)} after it was trained; test images: "
+        f"{percent(test['before'], 2)} before, {percent(test['after'], 2)} after.\n\n"
+        f"{table(('part', 'layers', 'convolution'), rows)}"
+    )
 
 
 def _conditions(numbers: Numbers) -> str:

@@ -28,6 +28,7 @@ from nas.specialising.model_file import check_json, metadata, write_model
 from nas.specialising.numbers import Network, Told, numbers
 from nas.specialising.pair_export import export_pair, pair_folder
 from nas.specialising.picks import Picked, check_picks, picked, slug
+from nas.specialising.shallow import Shallow, check_mergeable, made_shallow, shallow_network
 from nas.specialising.workshop import Exporting, Workshop
 from nas.trained import Trained
 from search_spaces import Space, precision_of
@@ -66,8 +67,9 @@ def exported(
     with display.stage("export") as progress:
         run = Exporting(Workshop(trained, partial(display.note, "export")), told, into, machine, display, fronts)
         _make(run, devices, picks, progress)
+        shallow = [_make_shallow(run, device, each, progress) for device, each in zip(devices, picks, strict=True)]
         made = [
-            _device(run, device, each.indices, partial(_shown, progress, i, len(devices)))
+            _device(run, device, each.indices, shallow[i], partial(_shown, progress, i, len(devices)))
             for i, (device, each) in enumerate(zip(devices, picks, strict=True))
         ]
     run.workshop.done()
@@ -82,6 +84,19 @@ def _make(run: Exporting, devices: Sequence[Device], picks: Sequence[Picked], pr
         for index in each.indices.values():
             progress(0, 3 * len(devices), f"making {front[index]['arch_id']}")
             run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
+
+
+def _make_shallow(run: Exporting, device: Device, picks: Picked, progress: Progress) -> dict[int, Shallow]:
+    """By their number in a device's front, the networks that are picked with convolutions merged, if the job asks for it."""
+    if run.trained.job.export.merge is None:
+        return {}
+    front, steps = run.told.search(device.name)["front"], 3 * len(run.trained.job.devices)
+    archs = {index: run.trained.searched.arch(front[index]["arch"]) for index in picks.indices.values()}
+    check_mergeable(archs.values())
+    machine = run.machine(device)
+    return {
+        i: made_shallow(run.workshop, arch, device, machine, partial(progress, 0, steps)) for i, arch in archs.items()
+    }
 
 
 def folder_of(into: Path, device: Device, pick: str) -> Path:
@@ -100,7 +115,11 @@ def _picked(trained: Trained, device: Device, told: Told) -> Picked:
 
 
 def _device(
-    run: Exporting, device: Device, indices: Mapping[str, int], progress: Callable[[int, str], None]
+    run: Exporting,
+    device: Device,
+    indices: Mapping[str, int],
+    shallow: Mapping[int, Shallow],
+    progress: Callable[[int, str], None],
 ) -> dict[str, Json]:
     """All exports of one device, with its front as it is measured now."""
     trained, space = run.trained, run.trained.searched
@@ -112,21 +131,28 @@ def _device(
         progress(done, f"checking {front[index]['arch_id']}")
     # A pair is chosen by the measured latencies of all.
     whole = run.fronts or trained.job.export.pair
+    # Side by side with the front: after it, at the numbers that follow.
+    after = {index: len(front) + place for place, index in enumerate(shallow)}
+    files = {index: each.model for index, each in models.items()}
     measured = measured_front(
         trained.job,
         space,
         device,
         run.machine(device),
-        {index: row for index, row in enumerate(front) if whole or index in models},
-        {index: each.model for index, each in models.items()},
+        {i: row for i, row in enumerate(front) if whole or i in models} | {after[i]: front[i] for i in shallow},
+        files | {after[index]: each.checked.model for index, each in shallow.items()},
         partial(progress, 0),
     )
-    for index, found in measured.items():
-        front[index] = with_measured(front[index], found)
+    front = [with_measured(row, measured[i]) if i in measured else row for i, row in enumerate(front)]
     shift = _shift(run, device, measured)
     floats = {index: _in_floats(space, each, device) for index, each in models.items()}
     exports = [
-        write_export(run, Network(device, pick, front[i], models[i], measured[i], shift, floats[i]))
+        write_export(
+            run,
+            shallow_network(device, pick, front[i], shallow[i], measured[after[i]], shift)
+            if i in shallow
+            else Network(device, pick, front[i], models[i], measured[i], shift, floats[i]),
+        )
         for pick, i in indices.items()
     ]
     pair = export_pair(run, device, front) if trained.job.export.pair and front else None
@@ -163,7 +189,8 @@ def _shift(run: Exporting, device: Device, measured: Mapping[int, Measurement]) 
 def write_export(run: Exporting, network: Network) -> dict[str, Json]:
     """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry."""
     trained, folder = run.trained, folder_of(run.into, network.device, network.pick)
-    job, space, checked = trained.job, trained.searched, network.checked
+    job, space, checked = trained.job, network.space or trained.searched, network.checked
+    made_of = {} if network.merged is None else {"made_of": network.merged["made_of"]}
     about = metadata(checked, job, space, trained.dataset, network.device, network.pick, network.row)
     with replaced(folder) as part:
         sha256 = write_model(part / MODEL, checked.model, about)
@@ -172,12 +199,12 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         if len(also) < len(set(job.export.also)):
             run.display.note("export", f"{folder.name}: no model.fp16.onnx, since it has 8-bit integers")
         document = numbers(job, run.told, network, file, also)
-        arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json()}
+        arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json(), **made_of}
         write_json(part / "arch.json", {**arch, "space": space.to_json()})
         write_json(part / "numbers.json", document)
         write_told(part, card(document))
     return {
-        "arch_id": checked.arch.id,
+        "arch_id": made_of.get("made_of", checked.arch.id),
         "pick": network.pick,
         "file": run.shown(folder / MODEL),
         "sha256": sha256,
@@ -185,4 +212,5 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         **check_json(checked),
         **{name: document["largest"][name] for name in ("disagreement", "forgotten")},
         "calibration_error": document["test"]["calibration_error"],
+        "merged": network.merged,
     }

@@ -13,7 +13,7 @@ from nas.job import Job
 from nas.specialising.checks import Checked, Compared
 from nas.specialising.model_file import check_json
 from nas.specialising.picks import Row, met
-from search_spaces import precision_of
+from search_spaces import Space, precision_of
 from supernets.evaluation import Evaluation
 
 Json = Any
@@ -48,7 +48,8 @@ class Network:
     """One network of a device's front, picked, made deployable and measured.
 
     `shift`: of the canary since the profile. `in_floats`: operations of layers in int8 that the device has no integer kernel
-    for, with how many there are.
+    for, with how many there are. `merged`: how it was made of a network of the front by merging convolutions, and `space`: the
+    one of it alone; None where it is of the front itself, and its space the search's.
     """
 
     device: Device
@@ -58,6 +59,8 @@ class Network:
     measured: Measurement
     shift: float
     in_floats: Mapping[str, int]
+    merged: Mapping[str, Json] | None = None
+    space: Space | None = None
 
 
 def numbers(
@@ -68,7 +71,7 @@ def numbers(
     return {
         "format": FORMAT,
         "pick": network.pick,
-        "as_asked": met(network.pick, row, network.measured),
+        "as_asked": met(network.pick, row, network.measured) if network.merged is None else None,
         "arch_id": row["arch_id"],
         "precision": precision_of(checked.arch),
         "file": dict(file),
@@ -83,7 +86,8 @@ def numbers(
         "measurement": measurement_json(network.measured),
         "canary_shift": network.shift,
         "in_floats": dict(network.in_floats),
-        **told_json(job, told, network.device, row["latency_ms_predicted"]),
+        "merged": network.merged,
+        **told_json(job, told, network.device, row["latency_ms_predicted"] or row["latency_ms_measured"]),
     }
 
 

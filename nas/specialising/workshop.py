@@ -70,7 +70,8 @@ class Workshop:
         space, plain = self.trained.searched, float_arch(self.trained.searched, arch)
         if plain not in self._floats:
             given = supernet_weights(self.trained.net, space, arch, self.calibration)
-            if self.trained.job.export.finetune:
+            settings = self.trained.job.export
+            if settings.finetune and settings.merge is None:  # merging trains what it makes, not what it begins with
                 self._tuned[plain] = self._finetune(plain, None)
                 given = tuned_weights(space, self._tuned[plain], given)
             self._floats[plain] = given

@@ -98,6 +98,15 @@ def test_a_start_is_where_it_goes_on():
         tuned(net, space.largest(), dataset, start=first)
 
 
+def test_a_network_of_its_own_may_be_taught_by_another_supernet():
+    space = space_of("tiny")
+    dataset, net, arch = bars(space), stirred(space), space.smallest()
+    own = alone(net, arch)
+    found = tuned(own, own.space.largest(), dataset, epochs=1, teacher=net)
+    assert same(found.net, tuned(net, arch, dataset, epochs=1).net)
+    assert not same(found.net, tuned(own, own.space.largest(), dataset, epochs=1).net)
+
+
 def test_a_fine_tuning_that_makes_it_worse_gives_back_what_came():
     space = space_of("tiny")
     dataset = bars(space)
