@@ -25,6 +25,7 @@ from supernets.datasource import DataSource
 from supernets.settings import TrainSettings
 
 Companion = Literal["image", "ort"]
+ExitsKind = Literal["outputs", "if"]
 IMAGE_OPSET = 18
 """The first whose Resize antialiases."""
 PICKS = ("fastest", "knee", "most-accurate")
@@ -119,6 +120,8 @@ class ExportSettings:
     whether to hand over a fast network and an accurate one as well, of which the second is asked where the first is not sure;
     `finetune`: epochs for which each network is trained alone before it is handed over; `max_drop`: the most accuracy that
     8-bit integers may cost, on validation images, where a network has them: beyond it they are trained for, None: whatever;
+    `exits`: whether the space's early exits are handed over as well, in a graph with an output for each (`outputs`) or in one
+    that goes on only where an exit is not sure (`if`);
     `also`: files beside each model, `image` for one that takes images of 8 bits and any size, `ort` for one in ORT format;
     `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
     whether the batch is left open or is that of the device."""
@@ -127,6 +130,7 @@ class ExportSettings:
     pair: bool = False
     finetune: int = 0
     max_drop: float | None = None
+    exits: ExitsKind | None = None
     also: tuple[Companion, ...] = ()
     license: str = "unknown"
     opset: int = 17
@@ -212,6 +216,7 @@ class Job:
                 )
         if self.export.pair and self.data.many_labels:
             raise JobError("export.pair: takes images of one class each, which a network can be sure of; drop it")
+        _check_exits(self)
         names = [device.name for device in self.devices]
         if len(set(names)) != len(names):
             raise JobError(f"devices must have different names, got {', '.join(names)}")
@@ -230,6 +235,15 @@ class Job:
         """The space of the job's family and settings, for images of its data with so many classes."""
         settings = {key: value for key, value in self.space.items() if key != "family"}
         return define_space(self.space["family"], num_classes=num_classes, in_channels=self.data.channels, **settings)
+
+
+def _check_exits(job: Job) -> None:
+    """Refuse what is said of early exits where there are none, or none that can be used."""
+    for name, given in (("train", job.train.exits), ("export", job.export.exits)):
+        if given is not None and not job.space.get("exits"):
+            raise JobError(f"{name}.exits is about early exits, and the space has none; set space.exits, or drop it")
+    if job.export.exits and job.data.many_labels:
+        raise JobError("export.exits: takes images of one class each, which an exit can be sure of; drop it")
 
 
 # What the pipeline fills in itself and a job file therefore does not say, with the value it has until then.

@@ -3,10 +3,12 @@
 from search_spaces.cost import COSTS, Cost, arch_cost, costs, slot_costs
 from search_spaces.errors import SpaceError
 from search_spaces.evolve import crossover, mutate
+from search_spaces.exits import Exit
 from search_spaces.family import (
     FAMILIES,
     FAMILY_NAMES,
     define_space,
+    exits,
     is_family,
     network,
     slot_configs,
@@ -14,6 +16,7 @@ from search_spaces.family import (
     slot_sizes,
     slot_values,
     slots,
+    with_exits,
 )
 from search_spaces.layers import NETWORK_INPUT, Layer
 from search_spaces.precision import (
@@ -39,6 +42,7 @@ __all__ = [
     "Choice",
     "Codes",
     "Cost",
+    "Exit",
     "Layer",
     "Slot",
     "Space",
@@ -50,6 +54,7 @@ __all__ = [
     "crossover",
     "define_space",
     "digest",
+    "exits",
     "first_rows",
     "float_arch",
     "float_codes",
@@ -70,4 +75,5 @@ __all__ = [
     "slot_sizes",
     "slot_values",
     "slots",
+    "with_exits",
 ]

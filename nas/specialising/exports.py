@@ -23,6 +23,7 @@ from nas.searching.truth import with_measured
 from nas.specialising.card import card
 from nas.specialising.checks import Checked
 from nas.specialising.companions import write_companion
+from nas.specialising.early_exits import EarlyExits, early_exits, exits_entry, exits_json
 from nas.specialising.folders import replaced, write_json, write_told
 from nas.specialising.model_file import check_json, metadata, write_model
 from nas.specialising.numbers import Network, Told, numbers
@@ -120,8 +121,9 @@ def _device(
         front[index] = with_measured(front[index], found)
     shift = _shift(run, device, measured)
     floats = {index: _in_floats(space, each, device) for index, each in models.items()}
+    exits = {index: early_exits(run, device, each) for index, each in models.items()}
     exports = [
-        write_export(run, Network(device, pick, front[i], models[i], measured[i], shift, floats[i]))
+        write_export(run, Network(device, pick, front[i], models[i], measured[i], shift, floats[i]), exits[i])
         for pick, i in indices.items()
     ]
     pair = export_pair(run, device, front) if trained.job.export.pair and front else None
@@ -155,8 +157,9 @@ def _shift(run: Exporting, device: Device, measured: Mapping[int, Measurement]) 
     return shift
 
 
-def write_export(run: Exporting, network: Network) -> dict[str, Json]:
-    """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry."""
+def write_export(run: Exporting, network: Network, exits: EarlyExits | None = None) -> dict[str, Json]:
+    """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry. With
+    `exits` the graph that has them, too."""
     trained, folder = run.trained, folder_of(run.into, network.device, network.pick)
     job, space, checked = trained.job, trained.searched, network.checked
     about = metadata(checked, job, space, trained.dataset, network.device, network.pick, network.row)
@@ -164,7 +167,7 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         sha256 = write_model(part / MODEL, checked.model, about)
         file = {"name": MODEL, "sha256": sha256, "bytes": (part / MODEL).stat().st_size}
         also = {str(kind): write_companion(part, kind, checked, trained.dataset) for kind in job.export.also}
-        document = numbers(job, run.told, network, file, also)
+        document = numbers(job, run.told, network, file, also) | exits_json(part, exits, about)
         arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json()}
         write_json(part / "arch.json", {**arch, "space": space.to_json()})
         write_json(part / "numbers.json", document)
@@ -178,4 +181,5 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         **check_json(checked),
         **{name: document["largest"][name] for name in ("disagreement", "forgotten")},
         "calibration_error": document["test"]["calibration_error"],
+        **exits_entry(document),
     }
