@@ -58,7 +58,7 @@ def early_exits(run: Exporting, device: Device, checked: Checked) -> EarlyExits 
     kind = run.trained.job.export.exits
     if kind is None:
         return None
-    reason = _refusal(device, checked.arch)
+    reason = refusal(device, checked.arch)
     if reason is None:
         made = _Made(run, checked.arch)
         found = made.chosen(device, checked, kind)
@@ -69,7 +69,8 @@ def early_exits(run: Exporting, device: Device, checked: Checked) -> EarlyExits 
     return None
 
 
-def _refusal(device: Device, arch: Arch) -> str | None:
+def refusal(device: Device, arch: Arch) -> str | None:
+    """Why a device can have no graph with exits of an architecture; None where it can."""
     if device.batch != 1:
         return f"an image leaves by itself, and this device takes {device.batch}"
     if precision_of(arch) != "fp32":
