@@ -281,7 +281,7 @@ def _exits(numbers: Numbers) -> list[str]:
 
 
 def _exit_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             plain(row["stage"]),
             "–" if row["threshold"] is None else f"{row['threshold']:.4f}",

@@ -131,7 +131,8 @@ def sent_on(first: Said, second_right_N: Bools, threshold_T: F64) -> tuple[NDArr
 def answered_by(said: Sequence[Said], thresholds: Sequence[float]) -> NDArray[np.int64]:
     """Which classifier answers each image, (N,)."""
     sure_CN = np.stack([*(each.sure_N >= t for each, t in zip(said, thresholds, strict=False)), said[-1].sure_N >= 0])
-    return sure_CN.argmax(0)
+    first_N: NDArray[np.int64] = sure_CN.argmax(0)
+    return first_N
 
 
 def links(said: Sequence[Said], thresholds: Sequence[float], latency_ms: Sequence[float]) -> tuple[Link, ...]:

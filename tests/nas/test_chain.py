@@ -39,9 +39,7 @@ def test_no_other_thresholds_cost_less(wanted):
 
 @given(st.tuples(st.floats(0.0, 1.1), st.floats(0.0, 1.1)))
 def test_a_chain_does_what_asking_one_after_the_other_gives(thresholds):
-    wanted = []
-    for i in range(60):
-        wanted.append(next((at for at in (0, 1) if CHAIN[at].sure_N[i] >= thresholds[at]), 2))
+    wanted = [next((at for at in (0, 1) if CHAIN[at].sure_N[i] >= thresholds[at]), 2) for i in range(60)]
     assert answered_by(CHAIN, thresholds).tolist() == wanted
     accuracy, ms = expected(links(CHAIN, thresholds, TIMES_MS))
     assert accuracy == pytest.approx(np.mean([CHAIN[at].right_N[i] for i, at in enumerate(wanted)]))

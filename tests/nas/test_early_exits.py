@@ -140,9 +140,10 @@ def test_exits_of_a_network_that_was_trained_alone_are_trained_with_it(nas, with
 
 
 def test_exits_need_a_space_that_has_them_and_images_of_one_class(nas, copied, tmp_path):
-    assert "export.exits is about early exits, and the space has none" in nas(
-        "export", copied, "--again", "--exits", "if"
-    ).complaint
+    assert (
+        "export.exits is about early exits, and the space has none"
+        in nas("export", copied, "--again", "--exits", "if").complaint
+    )
     assert "export.exits" in nas("export", copied, "--again", "--exits", "both").complaint
     job = write_job(tmp_path / "job.yaml", train__exits="joint")
     assert "train.exits is about early exits, and the space has none; set space.exits" in nas("run", job).complaint
