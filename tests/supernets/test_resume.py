@@ -38,11 +38,9 @@ def test_it_does_so_in_every_family_and_layout(tmp_path, family, name, layout):
     check_interrupted(tmp_path, space_of(family), replace(SETTINGS, recipe=name, epochs=2, layout=layout))
 
 
-@pytest.mark.parametrize("name", ["sandwich", "progressive_shrinking"])
 @pytest.mark.parametrize("exits", EXIT_TRAININGS)
-def test_it_does_so_with_early_exits(tmp_path, name, exits):
-    settings = replace(EVERY_PHASE, recipe=name, epochs=5 if exits == "joint" else 7, exits=exits)
-    check_interrupted(tmp_path, space_of("tiny", exits=["s1"]), settings)
+def test_it_does_so_with_early_exits(tmp_path, exits):
+    check_interrupted(tmp_path, space_of("tiny", exits=["s1"]), replace(SETTINGS, epochs=2, exits=exits))
 
 
 def schedule_of(settings, space):
