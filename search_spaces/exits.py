@@ -18,8 +18,10 @@ from search_spaces.space import Json
 
 SETTING = "exits"
 PREFIX = "exit."
+# Channels of an exit's convolution for each that it reads. Pooling and a linear layer alone take next to no time, but then the
+# stage itself has to tell classes apart. `tiny` on CIFAR-10, trained jointly, exits after s1, s2 and the end: 72.2, 79.0, 79.4%
+# so, and 76.3, 80.2, 80.9 with a convolution (largest network); 60.7, 71.0, 72.5 and 68.4, 73.9, 74.4 (mean of six).
 WIDER = 2
-"""Channels of an exit's convolution for each that it reads."""
 
 
 @dataclass(frozen=True, slots=True)
