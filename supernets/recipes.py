@@ -197,7 +197,8 @@ EXITS_SHARE = 0.2
 
 EXIT_TRAININGS: dict[str, Callable[[Recipe], Recipe]] = {"joint": _joint, "disjoint": _disjoint, "mixed": _mixed}
 """How early exits are trained: from a recipe to that which trains them, too (Kubaty et al., "How to Train Your Multi-Exit
-Model? Analyzing the Impact of Training Strategies", 2024)."""
+Model? Analyzing the Impact of Training Strategies", 2024). In equal steps on CIFAR-10, two exits and the end of six networks of
+`tiny`: 68.4, 73.9, 74.4% joint, 63.5, 71.6, 73.3% disjoint, 63.2, 71.5, 73.3% mixed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from nas.specialising.checks import MAX_ABS_DIFF, Answers, Checked, Labelled
 from nas.specialising.model_file import write_model
 from nas.specialising.specialise import Weights
 from nas.specialising.workshop import Exporting
-from search_spaces import Arch, Exit, Layer, Space, exits, float_space, precision_of, with_exits
+from search_spaces import Arch, Exit, Layer, exits, precision_of, with_exits
 from supernets.calibrate import resize, resolution
 from supernets.threads import torch_threads
 
@@ -85,21 +85,17 @@ class _Made:
     run: Exporting
     arch: Arch
 
-    @property
-    def space(self) -> Space:
-        return float_space(self.run.trained.searched)
-
     @cached_property
     def weights(self) -> Weights:
         return self.run.workshop.weights(self.arch)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        return with_exits(self.space, self.weights.deployed.arch)
+        return with_exits(self.run.trained.space, self.weights.deployed.arch)
 
     @cached_property
     def exits(self) -> tuple[Exit, ...]:
-        return exits(self.space, self.weights.deployed.arch)
+        return exits(self.run.trained.space, self.weights.deployed.arch)
 
     @cached_property
     def settings(self) -> dict[str, int]:
