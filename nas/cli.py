@@ -263,6 +263,14 @@ def export(
             "--pair", help="A fast and an accurate network as well: the second is asked where the first is not sure."
         ),
     ] = False,
+    exits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="The space's early exits as well: in a graph that puts out what each says (outputs), or that goes on only "
+            "where one is not sure (if).",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -314,6 +322,7 @@ def export(
         fail("--out leaves the run as it is, so it takes no --again")
     changes = [*(overrides or []), *([f"export.picks={json.dumps(picks)}"] if picks else [])]
     changes += ["export.pair=true"] if pair else []
+    changes += [f"export.exits={json.dumps(exits)}"] if exits else []
     changes += [f"export.finetune={epochs}"] if epochs else []
     changes += [f"export.also={json.dumps(also)}"] if also else []
     changes += [f"export.merge={merge}"] if merge is not None else []

@@ -25,6 +25,7 @@ from supernets.datasource import DataSource
 from supernets.settings import TrainSettings
 
 Companion = Literal["image", "fp16", "ort"]
+ExitsKind = Literal["outputs", "if"]
 IMAGE_OPSET = 18
 """The first whose Resize antialiases."""
 PICKS = ("fastest", "knee", "most-accurate")
@@ -120,6 +121,8 @@ class ExportSettings:
     `finetune`: epochs for which each network is trained alone before it is handed over; `max_drop`: the most accuracy that
     8-bit integers may cost, on validation images, where a network has them: beyond it they are trained for, None: whatever;
     `merge`: the share of its latency that each network may take once convolutions of it are merged, None: they stay;
+    `exits`: whether the space's early exits are handed over as well, in a graph with an output for each (`outputs`) or in one
+    that goes on only where an exit is not sure (`if`);
     `also`: files beside each model, `image` for one that takes images of 8 bits and any size, `fp16` for one in half precision,
     `ort` for one in ORT format;
     `license`: of what is handed over, as its cards say it; `opset`: of ONNX; `ir_version`: of the file; `dynamic_batch`:
@@ -130,6 +133,7 @@ class ExportSettings:
     finetune: int = 0
     max_drop: float | None = None
     merge: float | None = None
+    exits: ExitsKind | None = None
     also: tuple[Companion, ...] = ()
     license: str = "unknown"
     opset: int = 17
@@ -148,10 +152,9 @@ class ExportSettings:
             _in_range("export.max_drop", self.max_drop, 0.0, 1.0)
         if self.merge is not None:
             _in_range("export.merge", self.merge, 0.05, 0.99)
-            if self.pair:
-                raise JobError(
-                    "export.merge: the networks of a pair stay as they are; drop export.pair or export.merge"
-                )
+            for name, given in (("pair", self.pair), ("exits", self.exits)):
+                if given:
+                    raise JobError(f"export.merge does not go with export.{name}; drop one of them")
         for pick in self.picks:
             if pick not in PICKS and not is_arch_id(pick):
                 _check_limit(pick)
@@ -221,6 +224,7 @@ class Job:
                 )
         if self.export.pair and self.data.many_labels:
             raise JobError("export.pair: takes images of one class each, which a network can be sure of; drop it")
+        _check_exits(self)
         names = [device.name for device in self.devices]
         if len(set(names)) != len(names):
             raise JobError(f"devices must have different names, got {', '.join(names)}")
@@ -239,6 +243,15 @@ class Job:
         """The space of the job's family and settings, for images of its data with so many classes."""
         settings = {key: value for key, value in self.space.items() if key != "family"}
         return define_space(self.space["family"], num_classes=num_classes, in_channels=self.data.channels, **settings)
+
+
+def _check_exits(job: Job) -> None:
+    """Refuse what is said of early exits where there are none, or none that can be used."""
+    for name, given in (("train", job.train.exits), ("export", job.export.exits)):
+        if given is not None and not job.space.get("exits"):
+            raise JobError(f"{name}.exits is about early exits, and the space has none; set space.exits, or drop it")
+    if job.export.exits and job.data.many_labels:
+        raise JobError("export.exits: takes images of one class each, which an exit can be sure of; drop it")
 
 
 # What the pipeline fills in itself and a job file therefore does not say, with the value it has until then.

@@ -3,10 +3,12 @@
 from search_spaces.cost import COSTS, Cost, arch_cost, costs, slot_costs
 from search_spaces.errors import SpaceError
 from search_spaces.evolve import crossover, mutate
+from search_spaces.exits import Exit
 from search_spaces.family import (
     FAMILIES,
     FAMILY_NAMES,
     define_space,
+    exits,
     fixed_space,
     is_family,
     network,
@@ -16,6 +18,7 @@ from search_spaces.family import (
     slot_sizes,
     slot_values,
     slots,
+    with_exits,
 )
 from search_spaces.layers import NETWORK_INPUT, Layer
 from search_spaces.precision import (
@@ -41,6 +44,7 @@ __all__ = [
     "Choice",
     "Codes",
     "Cost",
+    "Exit",
     "Layer",
     "Slot",
     "Space",
@@ -52,6 +56,7 @@ __all__ = [
     "crossover",
     "define_space",
     "digest",
+    "exits",
     "first_rows",
     "fixed_space",
     "float_arch",
@@ -74,4 +79,5 @@ __all__ = [
     "slot_sizes",
     "slot_values",
     "slots",
+    "with_exits",
 ]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from search_spaces import fixed, hybrid, mobilenet_v3, proxyless, resnet50, tiny
 from search_spaces.errors import SpaceError
+from search_spaces.exits import Exit, check_exits, exits_after, split_exits
 from search_spaces.layers import NETWORK_INPUT, SLOT_INPUT, Layer
 from search_spaces.precision import precise, precision_choices, split_settings
 from search_spaces.published import EXAMPLE, published
@@ -56,16 +57,16 @@ def define_space(family: str, **settings: Json) -> Space:
     """The space of a family under these settings; the ones left out take the family's defaults.
 
     A published name, as `ofa_mbv3_d234_e346_k357_w1.2`, is a family with other defaults. Every family takes `precisions` and
-    `precision_per` as well (`search_spaces.precision`).
+    `precision_per` as well (`search_spaces.precision`), and `exits` (`search_spaces.exits`).
     """
     name, defaults = published(family) or (family, {})
     known = _family(name)
     own, precision = split_settings({**defaults, **settings})
+    own, exits = split_exits(own)
     complete = known.settings(own)
-    choices = known.choices(complete)
-    return Space(
-        name, {**complete, **precision}, (*choices, *precision_choices(precision, known.slots(complete), choices))
-    )
+    choices, places = known.choices(complete), known.slots(complete)
+    check_exits(exits, places)
+    return Space(name, {**complete, **precision, **exits}, (*choices, *precision_choices(precision, places, choices)))
 
 
 def fixed_space(layers_by_slot: Mapping[str, Sequence[Layer]]) -> Space:
@@ -123,6 +124,18 @@ def network(space: Space, arch: Arch) -> tuple[Layer, ...]:
         ]
         last = layers[-1].name if built else last
     return tuple(layers)
+
+
+@lru_cache(maxsize=4096)
+def exits(space: Space, arch: Arch) -> tuple[Exit, ...]:
+    """The early exits of one architecture, in order."""
+    return exits_after(space.settings, network(space, arch))
+
+
+def with_exits(space: Space, arch: Arch) -> tuple[Layer, ...]:
+    """The layers of one architecture, and those of each exit after the layer that it reads."""
+    after = {each.reads: each.layers for each in exits(space, arch)}
+    return tuple(found for layer in network(space, arch) for found in (layer, *after.get(layer.name, ())))
 
 
 def slot_configs(space: Space, slot: Slot) -> Iterator[dict[str, Value]]:

@@ -35,7 +35,7 @@ def resolution(arch: Arch) -> int:
 
 
 def calibrate(net: Supernet, arch: Arch, batches: Sequence[Tensor]) -> Stats:
-    """Mean and unbiased variance of every batch norm, averaged over batches of augmented training images."""
+    """Mean and unbiased variance of every batch norm, also of exits, averaged over batches of augmented training images."""
     if not batches:
         raise SupernetError("calibration needs at least one batch of images")
     totals: dict[str, tuple[Tensor, Tensor]] = {}
@@ -54,7 +54,7 @@ def calibrate(net: Supernet, arch: Arch, batches: Sequence[Tensor]) -> Stats:
 
     with torch.no_grad():
         for x_BCHW in batches:
-            net.run(resize(x_BCHW.to(net.device), resolution(arch)), arch, collect)
+            net.run_all(resize(x_BCHW.to(net.device), resolution(arch)), arch, collect)
     return {name: (mean / len(batches), var / len(batches)) for name, (mean, var) in totals.items()}
 
 

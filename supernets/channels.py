@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from search_spaces import NETWORK_INPUT, Layer, network
+from search_spaces import NETWORK_INPUT, Layer, with_exits
 from supernets.supernet import Supernet
 
 # Operations that keep every channel to itself. One that is not here keeps the order of all channels it reads and writes.
@@ -47,7 +47,7 @@ class _Groups:
 
 def channel_orders(net: Supernet) -> Orders:
     """How to reorder the tensors of a supernet, by the importance of the channels of its largest network."""
-    layers = network(net.space, net.space.largest())
+    layers = with_exits(net.space, net.space.largest())
     groups = _groups(layers)
     scores: dict[str, Tensor] = {}
     for layer in layers:
@@ -87,7 +87,8 @@ def _groups(layers: tuple[Layer, ...]) -> _Groups:
                 groups.join(layer.name, name)
         elif not _mixes(layer):
             groups.fix(layer.name, *layer.inputs)
-    groups.fix(NETWORK_INPUT, layers[-1].name)
+    read = {name for layer in layers for name in layer.inputs}
+    groups.fix(NETWORK_INPUT, *(layer.name for layer in layers if layer.name not in read))
     return groups
 
 

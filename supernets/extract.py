@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from search_spaces import NETWORK_INPUT, Arch, Layer, network
+from search_spaces import NETWORK_INPUT, Arch, Layer, exits, network, with_exits
 from supernets.proxies import only
 from supernets.supernet import FUNCTIONS, Stats, Supernet
 
@@ -26,10 +26,10 @@ MODULES: dict[str, Callable[[Layer], nn.Module]] = {
 }
 
 
-def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphModule:
+def extract(net: Supernet, arch: Arch, stats: Stats | None = None, *, all_logits: bool = False) -> fx.GraphModule:
     """A module of plain convolutions, batch norms and activations with copies of the weights, in evaluation mode.
 
-    It computes what `net(x, arch, stats)` computes in evaluation mode, bit for bit.
+    It computes what `net(x, arch, stats)` computes in evaluation mode, or what `net.all_logits` does, bit for bit.
     """
     graph = fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
@@ -40,7 +40,8 @@ def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphMo
         modules[name] = module
         return graph.call_module(name, (value,))
 
-    for layer in network(net.space, arch):
+    whole = network(net.space, arch)
+    for layer in with_exits(net.space, arch) if all_logits else whole:
         inputs = [values[name] for name in layer.inputs]
         if layer.op in MODULES:
             value = call(layer.name, MODULES[layer.op](layer), inputs[0])
@@ -54,14 +55,16 @@ def extract(net: Supernet, arch: Arch, stats: Stats | None = None) -> fx.GraphMo
             if layer.norm:
                 value = call(f"{layer.name}_norm", _batch_norm(net, layer, stats), value)
         values[layer.name] = value
-    graph.output(value)
+    logits = values[whole[-1].name]
+    graph.output((*(values[each.output] for each in exits(net.space, arch)), logits) if all_logits else logits)
     return fx.GraphModule(modules, graph, class_name=f"{net.space.family}_{arch.id}").eval()
 
 
 def fold(net: Supernet, arch: Arch, stats: Stats | None = None) -> FoldedWeights:
-    """Weights by layer name with batch norm folded in, computed in double precision (Jacob et al., CVPR 2018, eq. 14)."""
+    """Weights by layer name with batch norm folded in, computed in double precision (Jacob et al., CVPR 2018, eq. 14); those
+    of exits, too."""
     folded: FoldedWeights = {}
-    for layer in network(net.space, arch):
+    for layer in with_exits(net.space, arch):
         if layer.weight_shape:
             weight, bias = folded_layer(net, layer, stats)
             folded[layer.name] = (_array(weight), None if bias is None else _array(bias))
@@ -87,7 +90,7 @@ def alone(net: Supernet, arch: Arch, stats: Stats | None = None) -> Supernet:
     It computes what `net` computes for it, and has no weights of others.
     """
     found = Supernet(only(net.space, arch)).eval()
-    for layer in network(net.space, arch):
+    for layer in with_exits(net.space, arch):
         if layer.weight_shape:
             copy_layer(found, net, layer, stats)
     return found

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from search_spaces import Arch, Space, network
+from search_spaces import Arch, Space, network, with_exits
+from search_spaces.exits import SETTING
 from supernets import checkpoint
 from supernets.batches import Batches
 from supernets.calibrate import calibrate, resize, resolution, scored
@@ -27,7 +28,7 @@ from supernets.errors import TrainError
 from supernets.extract import FoldedWeights, alone, extract, fold
 from supernets.fake_quant import FakeQuantisation
 from supernets.layout import LAYOUTS, device_of, layout_named
-from supernets.recipes import Phase, schedule
+from supernets.recipes import Exits, Phase, schedule
 from supernets.settings import TrainSettings
 from supernets.state import LAYOUT_BATCH, Forward, TrainState, begin, continued, identified, identity_of, snapshot
 from supernets.supernet import Stats, Supernet
@@ -71,12 +72,12 @@ class Tuned:
     @property
     def stats(self) -> Stats:
         """Of its batch norms."""
-        layers = network(self.net.space, self.net.space.largest())
+        layers = with_exits(self.net.space, self.net.space.largest())
         return {layer.name: self.net.norm(layer).running(layer.out_shape[0]) for layer in layers if layer.norm}
 
-    def module(self) -> fx.GraphModule:
+    def module(self, *, all_logits: bool = False) -> fx.GraphModule:
         """As `extract` makes it of a supernet."""
-        return extract(self.net, self.net.space.largest())
+        return extract(self.net, self.net.space.largest(), all_logits=all_logits)
 
     def folded(self) -> FoldedWeights:
         """As `fold` makes them of a supernet; where it was tuned for integers, the weights before they are rounded."""
@@ -152,7 +153,9 @@ class _Run:
     def rest(self, state: TrainState, best: Supernet, path: Path | None, progress: Progress) -> Supernet:
         """Take the steps that are left, an epoch at a time; the best of all."""
         total, epoch = checked_length(self.dataset, self.settings), epoch_steps(self.dataset, self.settings)
-        moments = schedule((PHASE,), total, self.settings.warmup)
+        # As integers it is run in a way of its own, which knows no exits.
+        exits: Exits = "all" if SETTING in state.net.space.settings and self.quantisation is None else "none"
+        moments = schedule((replace(PHASE, exits=exits),), total, self.settings.warmup)
         for done in moves(state, self.dataset, self.settings, moments):
             if done % epoch == 0:
                 found = self._result(state)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from search_spaces import Space
+from search_spaces.exits import SETTING
 from supernets.errors import SupernetError
-from supernets.recipes import RECIPES
+from supernets.recipes import EXIT_TRAININGS, RECIPES, Recipe
 
 LAYOUTS = ("fp32", "fp32_channels_last", "bf16_channels_last", "fp16_channels_last")
 """Of `supernets.layout`."""
@@ -39,7 +41,8 @@ class TrainSettings:
     `workers` is how many processes share the images of each step, on Ray; the result is that of one but for rounding.
     `threads` is how many each computes with, 0 for as many as there are cores; small networks lose nothing with one, and a
     busy machine slows two down far more than one. `evaluations` is how often the largest and smallest sub-networks are
-    scored on validation images on the way.
+    scored on validation images on the way. `exits`: how early exits are trained where the space has them, a name of
+    `EXIT_TRAININGS`; None for `joint`.
     """
 
     recipe: str = "sandwich"
@@ -60,6 +63,7 @@ class TrainSettings:
     workers: int = 1
     threads: int = 0
     evaluations: int = 8
+    exits: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +79,8 @@ class TrainSettings:
             raise SupernetError(f"train.optimiser must be one of {', '.join(OPTIMISERS)}, not {self.optimiser!r}")
         if self.device not in DEVICES:
             raise SupernetError(f"train.device must be one of {', '.join(DEVICES)}, not {self.device!r}")
+        if self.exits is not None and self.exits not in EXIT_TRAININGS:
+            raise SupernetError(f"train.exits must be one of {', '.join(EXIT_TRAININGS)}, not {self.exits!r}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
@@ -88,6 +94,11 @@ class TrainSettings:
             raise SupernetError(
                 f"train.momentum must be from {gap} to less than {1.0 - gap} for the recipe {self.recipe}, not {self.momentum}"
             )
+
+    def recipe_for(self, space: Space) -> Recipe:
+        """The phases of a training on this space."""
+        recipe = RECIPES[self.recipe]
+        return EXIT_TRAININGS[self.exits or "joint"](recipe) if SETTING in space.settings else recipe
 
     @property
     def muon(self) -> bool:

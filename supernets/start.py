@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from search_spaces import Space, network
+from search_spaces.exits import PREFIX, SETTING
 from supernets import checkpoint
 from supernets.errors import CheckpointError
 from supernets.supernet import Supernet
@@ -49,17 +50,18 @@ def _tensors(space: Space, path: Path) -> dict[str, Tensor]:
     if not ours:
         return {name: tensor for name, tensor in plain.items() if not name.endswith("num_batches_tracked")}
     found = checkpoint.read(path)
-    if _but_for_classes(found.space) != _but_for_classes(space):
+    if _comparable(found.space) != _comparable(space):
         raise CheckpointError(
             f"train.start: {path} is a supernet of another space, {found.space.id} ({found.space.family}), not of {space.id}; "
-            "only the number of classes may differ"
+            "only the number of classes and exits may differ"
         )
     return found.result
 
 
-def _but_for_classes(space: Space) -> Any:
+def _comparable(space: Space) -> Any:
+    """All that has to be the same."""
     document = space.to_json()
-    return document | {"settings": {k: v for k, v in document["settings"].items() if k != "num_classes"}}
+    return document | {"settings": {k: v for k, v in document["settings"].items() if k not in ("num_classes", SETTING)}}
 
 
 def _of_other_classes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> bool:
@@ -67,5 +69,7 @@ def _of_other_classes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], 
 
 
 def _untold(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a plain network does not have: its kernels are the largest, so the transforms to smaller ones stay as they are."""
-    return {name: tensor for name, tensor in own.items() if ".transforms." in name and name not in tensors}
+    """What a plain network does not have: its kernels are the largest, so the transforms to smaller ones stay as they are,
+    and so do exits."""
+    untold = (name for name in own if ".transforms." in name or name.startswith(PREFIX))
+    return {name: own[name] for name in untold if name not in tensors}

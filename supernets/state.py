@@ -249,6 +249,8 @@ def identity_of(settings: TrainSettings, dataset: Dataset) -> dict[str, Any]:
         del fixed[name]
     if fixed["class_weights"] == "none":
         del fixed["class_weights"]
+    if fixed["exits"] is None:
+        del fixed["exits"]
     # As checkpoints from before there was a choice.
     del fixed["optimiser"]
     if settings.muon:

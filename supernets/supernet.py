@@ -9,7 +9,7 @@ Shapes: B batch, C channels (beside G those of a head), H height, W width; G hea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import NETWORK_INPUT, Arch, Layer, Space, network, slot_configs, slots
+from search_spaces import NETWORK_INPUT, Arch, Layer, Space, exits, network, slot_configs, slots
+from search_spaces.exits import SETTING, head, stage_of
 from supernets.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 Stats = Mapping[str, tuple[Tensor, Tensor]]
@@ -39,10 +40,21 @@ class Step:
 @lru_cache(maxsize=4096)
 def program(space: Space, arch: Arch) -> tuple[Step, ...]:
     """The layers of an architecture with the life of every value, so that evaluation holds few of them at once."""
-    layers = network(space, arch)
-    last_use = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
+    return _steps(network(space, arch), ())
+
+
+@lru_cache(maxsize=4096)
+def exit_programs(space: Space, arch: Arch) -> tuple[tuple[Step, ...], ...]:
+    """The network of an architecture with what its exits read left over, and then each exit."""
+    found = exits(space, arch)
+    reads = tuple(each.reads for each in found)
+    return (_steps(network(space, arch), reads), *(_steps(each.layers, reads) for each in found))
+
+
+def _steps(layers: Sequence[Layer], kept: Sequence[str]) -> tuple[Step, ...]:
+    last_use = {name: i for i, layer in enumerate(layers) for name in layer.inputs if name not in kept}
     return tuple(
-        Step(layer, tuple(name for name in dict.fromkeys(layer.inputs) if last_use[name] == i))
+        Step(layer, tuple(name for name in dict.fromkeys(layer.inputs) if last_use.get(name) == i))
         for i, layer in enumerate(layers)
     )
 
@@ -79,13 +91,11 @@ class Supernet(nn.Module):
 
         Batch norm uses the batch in training mode; in evaluation mode `stats`, or the running statistics without them.
         """
+        return self.run(x_BCHW, arch, self._normalise(stats))
 
-        def normalise(name: str, norm: ElasticBatchNorm2d, y_BCHW: Tensor) -> Tensor:
-            mean_C, var_C = norm.running(y_BCHW.shape[1]) if stats is None or self.training else stats[name]
-            normed: Tensor = norm(y_BCHW, mean_C, var_C, batch=self.training, momentum=norm.momentum)
-            return normed
-
-        return self.run(x_BCHW, arch, normalise)
+    def all_logits(self, x_BCHW: Tensor, arch: Arch, stats: Stats | None = None) -> tuple[Tensor, ...]:
+        """Logits (B, classes) of each exit, and last those of `forward`, in one pass."""
+        return self.run_all(x_BCHW, arch, self._normalise(stats))
 
     def run(
         self, x_BCHW: Tensor, arch: Arch, normalise: Normalise, functions: Mapping[str, Function] | None = None
@@ -93,8 +103,35 @@ class Supernet(nn.Module):
         """The forward pass with the caller's batch norm, `normalise(name, module, x_BCHW)` after each convolution, and with
         the caller's functions in place of `FUNCTIONS`."""
         functions = FUNCTIONS if functions is None else functions
+        return self._run(program(self.space, arch), {NETWORK_INPUT: x_BCHW}, normalise, functions)
+
+    def run_all(
+        self, x_BCHW: Tensor, arch: Arch, normalise: Normalise, *, heads_alone: bool = False
+    ) -> tuple[Tensor, ...]:
+        """As `all_logits`, with the caller's batch norm. With `heads_alone` no gradient flows back beyond the exits."""
+        whole, *heads = exit_programs(self.space, arch)
         values = {NETWORK_INPUT: x_BCHW}
-        for step in program(self.space, arch):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not heads_alone):
+            logits = self._run(whole, values, normalise, FUNCTIONS)
+        return (*(self._run(each, values, normalise, FUNCTIONS) for each in heads), logits)
+
+    def _normalise(self, stats: Stats | None) -> Normalise:
+        def normalise(name: str, norm: ElasticBatchNorm2d, y_BCHW: Tensor) -> Tensor:
+            mean_C, var_C = norm.running(y_BCHW.shape[1]) if stats is None or self.training else stats[name]
+            normed: Tensor = norm(y_BCHW, mean_C, var_C, batch=self.training, momentum=norm.momentum)
+            return normed
+
+        return normalise
+
+    def _run(
+        self,
+        steps: Sequence[Step],
+        values: dict[str, Tensor],
+        normalise: Normalise,
+        functions: Mapping[str, Function],
+    ) -> Tensor:
+        """What the last of these layers puts out; `values` holds what they read, and afterwards what they left over."""
+        for step in steps:
             layer = step.layer
             inputs = [values[name] for name in layer.inputs]
             for name in step.frees:
@@ -154,18 +191,21 @@ def _initialise(weight: Tensor, layer: Layer, generator: torch.Generator) -> Non
 
 
 def _extents(space: Space) -> dict[str, tuple[Layer, tuple[int, ...]]]:
-    """By name, every layer with weights at its largest over the space, and all kernels that it takes."""
+    """By name, every layer with weights at its largest over the space, and all kernels that it takes. Those of exits come
+    last, so that the others are drawn as if there were none."""
     found: dict[str, tuple[Layer, tuple[int, ...]]] = {}
-    for slot in slots(space):
-        for values in slot_configs(space, slot):
-            for layer in slot.build(values):
-                if layer.weight_shape:
-                    known, kernels = found.get(layer.name, (layer, ()))
-                    found[layer.name] = (
-                        max(known, layer, key=lambda each: each.weight_shape),
-                        (*kernels, layer.kernel),
-                    )
+    built = [slot.build(values) for slot in slots(space) for values in slot_configs(space, slot)]
+    for layer in (layer for layers in (*built, *_exit_heads(space, built)) for layer in layers):
+        if layer.weight_shape:
+            known, kernels = found.get(layer.name, (layer, ()))
+            found[layer.name] = (max(known, layer, key=lambda each: each.weight_shape), (*kernels, layer.kernel))
     return {name: (layer, tuple(sorted(set(kernels)))) for name, (layer, kernels) in found.items()}
+
+
+def _exit_heads(space: Space, built: Sequence[tuple[Layer, ...]]) -> Iterator[tuple[Layer, ...]]:
+    """The exits of a space, for every shape that a slot of their stage puts out."""
+    shapes = dict.fromkeys((stage_of(layers[-1].name), layers[-1].out_shape) for layers in built if layers)
+    return (head(space.settings, stage, shape) for stage, shape in shapes if stage in space.settings.get(SETTING, ()))
 
 
 def _attach(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -67,7 +67,7 @@ def _train(
 
 def steps(state: TrainState, dataset: Dataset, settings: TrainSettings) -> Iterator[int]:
     """Take the steps that are left, one whenever the next is asked for: how many are done."""
-    moments = _moments(dataset, settings)
+    moments = schedule(settings.recipe_for(state.net.space), checked_length(dataset, settings), settings.warmup)
     evaluate_at = {round(len(moments) * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
     for done in moves(state, dataset, settings, moments):
         if done in evaluate_at and state.group.rank == 0:
@@ -100,11 +100,7 @@ def moves(state: TrainState, dataset: Dataset, settings: TrainSettings, moments:
 def checked_length(dataset: Dataset, settings: TrainSettings) -> int:
     """The number of steps of a training; `TrainError` where these images can teach nothing."""
     _check(dataset, settings)
-    return len(_moments(dataset, settings))
-
-
-def _moments(dataset: Dataset, settings: TrainSettings) -> list[Moment]:
-    return schedule(RECIPES[settings.recipe], settings.epochs * epoch_steps(dataset, settings), settings.warmup)
+    return settings.epochs * epoch_steps(dataset, settings)
 
 
 def epoch_steps(dataset: Dataset, settings: TrainSettings) -> int:
@@ -144,6 +140,9 @@ def _prepare(state: TrainState, moment: Moment) -> None:
         orders = channel_orders(state.average)
         for tensors in (state.net.state_dict(), state.average.state_dict(), *state.momenta().values()):
             reorder(tensors, orders)
+    if moment.first and moment.phase.exits == "heads":
+        # What stays as it is from here on is the result of what was trained so far.
+        state.net.load_state_dict(state.average.state_dict())
 
 
 def _batch(

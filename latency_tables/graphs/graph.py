@@ -1,8 +1,8 @@
 """ONNX graphs straight from Layers: the one builder for what is profiled and for what is deployed.
 
 Exporting a sub-network from torch takes 0.3-9 s; building it here takes milliseconds and gives the same operators for
-random weights as for trained ones. With `nodes`, `quantise`, `preprocessing` and `half_precision` the only modules of this
-package that import `onnx`.
+random weights as for trained ones. With `nodes`, `quantise`, `preprocessing`, `half_precision` and `exits` the only modules of
+this package that import `onnx`.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ def card(numbers: Numbers) -> str:
             f"## Results\n\n{_results(numbers)}",
             f"## What it forgets\n\n{forgotten_text(numbers)}",
             f"## Latency\n\n{_latency(numbers)}",
+            *_exits(numbers),
             f"## How it was found\n\n{found_text(numbers)}",
             f"## Limits\n\n{limits_text(numbers)}",
             f"## Licence\n\n{license_text(numbers['license'])}\n",
@@ -286,6 +287,46 @@ def _merged(merged: Mapping[str, Any]) -> str:
         f"{percent(test['before'], 2)} before, {percent(test['after'], 2)} after.\n\n"
         f"{table(('part', 'layers', 'convolution'), rows)}"
     )
+
+
+def _exits(numbers: Numbers) -> list[str]:
+    """What early exits are worth, where they were handed over."""
+    if "exits" not in numbers:
+        return []
+    found = numbers["exits"]
+    if found["kind"] == "if":
+        how = (
+            "goes on only where an exit is not sure: `exit` says where an image left, and `logits` what was said there"
+        )
+        times = "of the graph on an image that leaves there"
+    else:
+        how = "has an output for each exit beside `logits`; ONNX Runtime computes all of it whatever is asked of it"
+        times = "of the graph cut off there"
+    text = (
+        f"`{found['file']['name']}` is the same network with its early exits, and {how}. An image leaves at the first exit "
+        "whose largest probability is at least the threshold, chosen on validation images: the least expected latency at the "
+        f"accuracy of the whole network, but for 0.1 points. Latencies are medians, {times}, measured side by side."
+    )
+    columns = ("exit", "threshold", "test images", "accuracy of these", "accuracy of all", "latency")
+    return [f"## Early exits\n\n{text}\n\n{table(columns, _exit_rows(found))}"]
+
+
+def _exit_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        (
+            plain(row["stage"]),
+            "–" if row["threshold"] is None else f"{row['threshold']:.4f}",
+            percent(row["share"]),
+            "–" if row["accuracy"] is None else percent(row["accuracy"], 2),
+            percent(row["accuracy_of_all"], 2),
+            f"{significant(row['latency_ms'])} ms",
+        )
+        for row in found["exits"]
+    ]
+    for name, each in (("**expected**", found["test"]), ("without exits", found["whole"])):
+        accuracy = each["accuracy"] if "accuracy" in each else each["test_accuracy"]
+        rows.append((name, "–", "–", percent(accuracy, 2), "–", f"{significant(each['latency_ms'])} ms"))
+    return rows
 
 
 def _conditions(numbers: Numbers) -> str:

@@ -23,6 +23,7 @@ from nas.searching.truth import with_measured
 from nas.specialising.card import card
 from nas.specialising.checks import Checked
 from nas.specialising.companions import write_companions
+from nas.specialising.early_exits import EarlyExits, early_exits, exits_entry, exits_json
 from nas.specialising.folders import replaced, write_json, write_told
 from nas.specialising.model_file import check_json, metadata, write_model
 from nas.specialising.numbers import Network, Told, numbers
@@ -122,44 +123,55 @@ def _device(
     progress: Callable[[int, str], None],
 ) -> dict[str, Json]:
     """All exports of one device, with its front as it is measured now."""
-    trained, space = run.trained, run.trained.searched
+    job, space = run.trained.job, run.trained.searched
     front = [dict(row) for row in run.told.search(device.name)["front"]]
     models: dict[int, Checked] = {}
     for done, index in enumerate(dict.fromkeys(indices.values())):
         models[index] = run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
         front[index]["test_accuracy"] = models[index].test_accuracy
         progress(done, f"checking {front[index]['arch_id']}")
-    # A pair is chosen by the measured latencies of all.
-    whole = run.fronts or trained.job.export.pair
-    # Side by side with the front: after it, at the numbers that follow.
-    after = {index: len(front) + place for place, index in enumerate(shallow)}
-    files = {index: each.model for index, each in models.items()}
-    measured = measured_front(
-        trained.job,
-        space,
-        device,
-        run.machine(device),
-        {i: row for i, row in enumerate(front) if whole or i in models} | {after[i]: front[i] for i in shallow},
-        files | {after[index]: each.checked.model for index, each in shallow.items()},
-        partial(progress, 0),
-    )
+    measured, of_shallow = _measured(run, device, front, models, shallow, partial(progress, 0))
     front = [with_measured(row, measured[i]) if i in measured else row for i, row in enumerate(front)]
     shift = _shift(run, device, measured)
-    floats = {index: _in_floats(space, each, device) for index, each in models.items()}
-    exports = [
-        write_export(
-            run,
-            shallow_network(device, pick, front[i], shallow[i], measured[after[i]], shift)
-            if i in shallow
-            else Network(device, pick, front[i], models[i], measured[i], shift, floats[i]),
-        )
-        for pick, i in indices.items()
-    ]
-    pair = export_pair(run, device, front) if trained.job.export.pair and front else None
+    networks = {
+        i: shallow_network(device, front[i], shallow[i], of_shallow[i], shift)
+        if i in shallow
+        else Network(device, front[i], each, measured[i], shift, _in_floats(space, each, device))
+        for i, each in models.items()
+    }
+    exits = {index: early_exits(run, device, each) for index, each in models.items()}
+    exports = [write_export(run, pick, networks[i], exits[i]) for pick, i in indices.items()]
+    pair = export_pair(run, device, front) if job.export.pair and front else None
     for pick, index in indices.items():
         front[index]["picks"] = [*front[index]["picks"], pick]
     progress(3, device.name)
     return {"name": device.name, "canary_shift": shift, "front": front, "exports": exports, "pair": pair}
+
+
+def _measured(
+    run: Exporting,
+    device: Device,
+    front: Sequence[Mapping[str, Json]],
+    models: Mapping[int, Checked],
+    shallow: Mapping[int, Shallow],
+    on_wait: Callable[[str], None],
+) -> tuple[dict[int, Measurement], dict[int, Measurement]]:
+    """Networks of a front, and side by side with them those that were made of some of them, by the same numbers."""
+    # A pair is chosen by the measured latencies of all.
+    whole = run.fronts or run.trained.job.export.pair
+    rows = {i: row for i, row in enumerate(front) if whole or i in models}
+    after = {i: len(front) + i for i in shallow}
+    files = {i: each.model for i, each in models.items()}
+    found = measured_front(
+        run.trained.job,
+        run.trained.searched,
+        device,
+        run.machine(device),
+        rows | {after[i]: front[i] for i in shallow},
+        files | {after[i]: each.checked.model for i, each in shallow.items()},
+        on_wait,
+    )
+    return {i: found[i] for i in rows}, {i: found[after[i]] for i in shallow}
 
 
 def _in_floats(space: Space, checked: Checked, device: Device) -> dict[str, int]:
@@ -186,26 +198,27 @@ def _shift(run: Exporting, device: Device, measured: Mapping[int, Measurement]) 
     return shift
 
 
-def write_export(run: Exporting, network: Network) -> dict[str, Json]:
-    """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry."""
-    trained, folder = run.trained, folder_of(run.into, network.device, network.pick)
+def write_export(run: Exporting, pick: str, network: Network, exits: EarlyExits | None) -> dict[str, Json]:
+    """The folder of one network: the model, its card and numbers, the architecture, and a script that runs it; its entry. With
+    `exits` the graph that has them, too."""
+    trained, folder = run.trained, folder_of(run.into, network.device, pick)
     job, space, checked = trained.job, network.space or trained.searched, network.checked
     made_of = {} if network.merged is None else {"made_of": network.merged["made_of"]}
-    about = metadata(checked, job, space, trained.dataset, network.device, network.pick, network.row)
+    about = metadata(checked, job, space, trained.dataset, network.device, pick, network.row)
     with replaced(folder) as part:
         sha256 = write_model(part / MODEL, checked.model, about)
         file = {"name": MODEL, "sha256": sha256, "bytes": (part / MODEL).stat().st_size}
         also = write_companions(part, job.export.also, checked, trained.dataset)
         if len(also) < len(set(job.export.also)):
             run.display.note("export", f"{folder.name}: no model.fp16.onnx, since it has 8-bit integers")
-        document = numbers(job, run.told, network, file, also)
+        document = numbers(job, run.told, pick, network, file, also) | exits_json(part, exits, about)
         arch = {"format": ARCH_FORMAT, "arch_id": checked.arch.id, "arch": checked.arch.to_json(), **made_of}
         write_json(part / "arch.json", {**arch, "space": space.to_json()})
         write_json(part / "numbers.json", document)
         write_told(part, card(document))
     return {
         "arch_id": made_of.get("made_of", checked.arch.id),
-        "pick": network.pick,
+        "pick": pick,
         "file": run.shown(folder / MODEL),
         "sha256": sha256,
         "bytes": file["bytes"],
@@ -213,4 +226,5 @@ def write_export(run: Exporting, network: Network) -> dict[str, Json]:
         **{name: document["largest"][name] for name in ("disagreement", "forgotten")},
         "calibration_error": document["test"]["calibration_error"],
         "merged": network.merged,
+        **exits_entry(document),
     }

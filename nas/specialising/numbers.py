@@ -53,7 +53,6 @@ class Network:
     """
 
     device: Device
-    pick: str
     row: Row
     checked: Checked
     measured: Measurement
@@ -64,14 +63,14 @@ class Network:
 
 
 def numbers(
-    job: Job, told: Told, network: Network, file: Mapping[str, Json], also: Mapping[str, Json]
+    job: Job, told: Told, pick: str, network: Network, file: Mapping[str, Json], also: Mapping[str, Json]
 ) -> dict[str, Json]:
     """The document of one export; `file` says which model it is about, `also` what lies beside it."""
     row, checked = network.row, network.checked
     return {
         "format": FORMAT,
-        "pick": network.pick,
-        "as_asked": met(network.pick, row, network.measured) if network.merged is None else None,
+        "pick": pick,
+        "as_asked": met(pick, row, network.measured) if network.merged is None else None,
         "arch_id": row["arch_id"],
         "precision": precision_of(checked.arch),
         "file": dict(file),

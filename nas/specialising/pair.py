@@ -1,7 +1,6 @@
 """A pair of networks: a fast one, and an accurate one that is asked where the fast one is not sure enough.
 
-A cascade by the largest probability of the softmax (Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple
-Features", CVPR 2001; Wang et al., "Wisdom of Committees", ICLR 2022). Shapes: N images, F networks, T thresholds.
+The shortest chain (Wang et al., "Wisdom of Committees", ICLR 2022). Shapes: N images.
 """
 
 from __future__ import annotations
@@ -10,35 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.specialising.checks import Answers
-
-F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-ALLOWED = 0.001
-"""Accuracy that a pair may lack, on validation images, of the most accurate network alone."""
-THRESHOLDS = 200
-"""Tried for each fast network: so many steps of the share that is sent on. More would fit the validation images, no better."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What one network says of images: how sure it is of its class, (N,), and whether that is right, (N,)."""
-
-    sure_N: F64
-    right_N: Bools
-
-    @staticmethod
-    def of(answers: Answers) -> Said:
-        """`answers` give one class an image."""
-        sure_N = answers.logits_NK.double().softmax(1).max(1).values
-        return Said(sure_N.numpy(), answers.right_N.numpy())
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.right_N.mean())
+from nas.specialising.chain import ALLOWED, Said, cheapest
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +40,13 @@ def chosen_pair(said: Sequence[Said], latency_ms: Sequence[float]) -> Cascade | 
     least_ms = min(ms for each, ms in zip(said, latency_ms, strict=True) if each.accuracy >= wanted)
     best: Cascade | None = None
     for fast, first in enumerate(said):
-        threshold_T = _thresholds(first.sure_N)
         for accurate, second in enumerate(said):
             if latency_ms[fast] >= latency_ms[accurate]:
                 continue
-            share_T, accuracy_T = _outcomes(first, second, threshold_T)
-            expected_T = latency_ms[fast] + share_T * latency_ms[accurate]
-            meeting = np.flatnonzero((accuracy_T >= wanted) & (expected_T < least_ms))
-            if len(meeting):
-                at = meeting[np.argmin(expected_T[meeting])]
-                least_ms, best = float(expected_T[at]), Cascade(fast, accurate, float(threshold_T[at]))
+            both_ms = latency_ms[fast] + latency_ms[accurate]
+            found = cheapest((first, second), (latency_ms[fast], both_ms), wanted, least_ms)
+            if found is not None:
+                least_ms, best = found.latency_ms, Cascade(fast, accurate, *found.values)
     return best
 
 
@@ -86,17 +55,3 @@ def outcome(fast: Said, accurate: Said, threshold: float, fast_ms: float, accura
     sent_N = fast.sure_N < threshold
     right_N = np.where(sent_N, accurate.right_N, fast.right_N)
     return Outcome(float(sent_N.mean()), float(right_N.mean()), fast_ms + float(sent_N.mean()) * accurate_ms)
-
-
-def _thresholds(sure_N: F64) -> F64:
-    """From one that sends on nothing to one that sends on nearly all, in even steps of the share."""
-    return np.unique(np.quantile(sure_N, np.linspace(0, 1, THRESHOLDS)))
-
-
-def _outcomes(fast: Said, accurate: Said, threshold_T: F64) -> tuple[F64, F64]:
-    """The share sent on and the accuracy at each threshold: sums over the images in the order of how sure the fast one is."""
-    order = np.argsort(fast.sure_N, kind="stable")
-    sent_T = np.searchsorted(fast.sure_N[order], threshold_T, side="left")
-    gain_N = accurate.right_N[order].astype(np.int64) - fast.right_N[order]
-    right_T = fast.right_N.sum() + np.concatenate([[0], np.cumsum(gain_N)])[sent_T]
-    return sent_T / len(order), right_T / len(order)

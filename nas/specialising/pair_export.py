@@ -11,11 +11,12 @@ import torch
 
 from latency_tables.device import Device
 from nas.errors import JobError
+from nas.specialising.chain import Said
 from nas.specialising.checks import Answers, Checked, compare
 from nas.specialising.folders import replaced, write_json, write_told
 from nas.specialising.model_file import metadata, write_model
 from nas.specialising.numbers import tested_json, told_json
-from nas.specialising.pair import Cascade, Outcome, Said, chosen_pair, outcome
+from nas.specialising.pair import Cascade, Outcome, chosen_pair, outcome
 from nas.specialising.pair_card import pair_card
 from nas.specialising.workshop import Exporting
 

@@ -116,11 +116,11 @@ def made_shallow(workshop: Workshop, arch: Arch, device: Device, machine: Machin
 
 
 def shallow_network(
-    device: Device, pick: str, row: Mapping[str, Json], found: Shallow, measured: Measurement, shift: float
+    device: Device, row: Mapping[str, Json], found: Shallow, measured: Measurement, shift: float
 ) -> Network:
     """As it is exported; `row` is the front's, measured, of the network that it was made of."""
     own = with_measured(found.row(row), measured)
-    return Network(device, pick, own, found.checked, measured, shift, {}, found.to_json(row, own), found.space)
+    return Network(device, own, found.checked, measured, shift, {}, found.to_json(row, own), found.space)
 
 
 @dataclass(frozen=True, eq=False)

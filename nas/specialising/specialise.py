@@ -12,7 +12,7 @@ from latency_tables.graphs.graph import build_model
 from nas.deployed import Deployed, open_model
 from nas.job import ExportSettings
 from nas.searching.evaluator import THREADS
-from search_spaces import NETWORK_INPUT, Arch, Layer, Space, float_arch
+from search_spaces import NETWORK_INPUT, Arch, Layer, Space, exits, float_arch
 from supernets.calibrate import calibrate
 from supernets.extract import extract
 from supernets.finetune import Tuned
@@ -38,11 +38,13 @@ class Tuning:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of one architecture alone: as a torch module in evaluation mode, and as its graphs take them."""
+    """The weights of one architecture alone: as a torch module in evaluation mode, and as its graphs take them. `all_logits`:
+    the module that also puts out what early exits say, where the space has them."""
 
     plain: nn.Module
     deployed: Deployed
     tunings: tuple[Tuning, ...] = ()
+    all_logits: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,9 @@ def supernet_weights(net: Supernet, space: Space, arch: Arch, calibration: Seque
     with torch_threads(THREADS):
         plain = float_arch(space, arch)
         stats = calibrate(net, plain, calibration)
-        return Weights(extract(net, plain, stats), Deployed.of(net, space, arch, stats, calibration))
+        deployed = Deployed.of(net, space, arch, stats, calibration)
+        all_logits = extract(net, plain, stats, all_logits=True) if exits(net.space, plain) else None
+        return Weights(extract(net, plain, stats), deployed, (), all_logits)
 
 
 def tuned_weights(space: Space, found: Tuned, given: Weights) -> Weights:
@@ -77,7 +81,8 @@ def tuned_weights(space: Space, found: Tuned, given: Weights) -> Weights:
     tuning = Tuning(found.before, found.after, found.epoch, len(found.history) - 1, found.seconds, integers)
     ranges = given.deployed.ranges if integers else None
     deployed = Deployed(space, given.deployed.arch, found.folded(), given.deployed.images, ranges)
-    return Weights(found.module(), deployed, (*given.tunings, tuning))
+    all_logits = None if given.all_logits is None else found.module(all_logits=True)
+    return Weights(found.module(), deployed, (*given.tunings, tuning), all_logits)
 
 
 def specialise(arch: Arch, weights: Weights, settings: ExportSettings, batch: int) -> Specialised:

@@ -15,10 +15,12 @@ from search_spaces import (
     arch_cost,
     costs,
     crossover,
+    exits,
     mutate,
     network,
     slot_sizes,
     slots,
+    with_exits,
 )
 from search_spaces.precision import PRECISIONS
 
@@ -35,6 +37,7 @@ def check_space(space: Space) -> None:
     check_choices(space)
     for arch in archs:
         check_network(space, network(space, arch))
+        check_exits(space, arch)
     check_costs(space, archs)
 
 
@@ -86,6 +89,25 @@ def check_network(space: Space, layers: tuple[Layer, ...]) -> None:
     assert all(uses[layer.name] for layer in layers[:-1])
     assert layers[0].in_shape[0] == space.settings["in_channels"]
     assert layers[-1].out_shape == (space.settings["num_classes"], 1, 1)
+
+
+def check_exits(space: Space, arch: Arch) -> None:
+    """Each reads what its stage puts out, all fit together, and the network is the same without."""
+    layers, found = with_exits(space, arch), exits(space, arch)
+    wanted = space.settings.get("exits", [])
+    assert [each.stage for each in found] == wanted
+    own = {layer for each in found for layer in each.layers}
+    assert tuple(layer for layer in layers if layer not in own) == network(space, arch)
+    shapes = {NETWORK_INPUT: layers[0].in_shape}
+    for layer in layers:
+        assert layer.name not in shapes
+        assert layer.in_shape == shapes[layer.inputs[0]]
+        assert layer.out_shape == expected_shape(layer)
+        shapes[layer.name] = layer.out_shape
+    for each in found:
+        stage = [layer.name for layer in network(space, arch) if layer.name.startswith(f"{each.stage}.")]
+        assert each.layers[0].inputs == (each.reads,) == (stage[-1],)
+        assert shapes[each.output] == (space.settings["num_classes"], 1, 1)
 
 
 def expected_shape(layer: Layer) -> tuple[int, int, int]:

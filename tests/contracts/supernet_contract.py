@@ -2,6 +2,8 @@
 
 import copy
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from latency_tables.graphs.exits import outputs_model
 from latency_tables.graphs.graph import build_model, profiling_model
-from search_spaces import Arch, Layer, Space, arch_cost, define_space, network
+from search_spaces import Arch, Layer, Space, arch_cost, define_space, exits, network, with_exits
 from supernets.calibrate import calibrate, resize, resolution
 from supernets.extract import extract, fold
 from supernets.supernet import Stats, Supernet
@@ -128,21 +131,26 @@ def random_stats(space: Space, arch: Arch, seed: int) -> Stats:
         mean = 0.3 * torch.randn(channels, generator=generator)
         return mean, 0.5 + torch.rand(channels, generator=generator)
 
-    return {layer.name: drawn(layer) for layer in network(space, arch) if layer.norm}
+    return {layer.name: drawn(layer) for layer in with_exits(space, arch) if layer.norm}
 
 
-def logits(net: nn.Module, *inputs: object) -> Tensor:
+def logits(net: Callable[..., Any], *inputs: object) -> Any:
     with torch.no_grad():
         return net(*inputs)
 
 
 def run_onnx(model: onnx.ModelProto | bytes, x_BCHW: Tensor) -> Tensor:
     """What ONNX Runtime makes of it, on one thread."""
+    return run_all_onnx(model, x_BCHW)[0]
+
+
+def run_all_onnx(model: onnx.ModelProto | bytes, x_BCHW: Tensor) -> list[Tensor]:
+    """The same of all its outputs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     content = model if isinstance(model, bytes) else model.SerializeToString()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"input": x_BCHW.numpy()})[0])
+    return [torch.from_numpy(found) for found in session.run(None, {"input": x_BCHW.numpy()})]
 
 
 def check_supernet(net: Supernet, samples: int = 3) -> None:
@@ -156,6 +164,7 @@ def check_supernet(net: Supernet, samples: int = 3) -> None:
         check_cost(net, arch)
         check_deployment(net, arch)
         check_calibration(net, arch)
+        check_exits(net, arch)
     assert not net.training
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} was changed by looking at it"
@@ -231,7 +240,7 @@ def check_calibration(net: Supernet, arch: Arch) -> None:
     """Calibrated statistics are those that torch's batch norms gather on the extracted module."""
     batches = [images(net.space, net.space.largest(), batch, seed) for seed, batch in enumerate((8, 8, 6))]
     stats = calibrate(net, arch, batches)
-    extracted = extract(net, arch)
+    extracted = extract(net, arch, all_logits=True)
     norms = {name: module for name, module in extracted.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for module in norms.values():
         module.reset_running_stats()
@@ -243,3 +252,23 @@ def check_calibration(net: Supernet, arch: Arch) -> None:
     for name, (mean, var) in stats.items():
         torch.testing.assert_close(mean, norms[f"{name}_norm"].running_mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(var, norms[f"{name}_norm"].running_var, rtol=1e-4, atol=1e-5)
+
+
+def check_exits(net: Supernet, arch: Arch) -> None:
+    """What exits say in one pass, extracted and deployed, beside what the network says without them."""
+    found, x_BCHW = exits(net.space, arch), images(net.space, arch)
+    for layer in with_exits(net.space, arch):
+        if layer.weight_shape:
+            assert tuple(net.weights(layer)[0].shape) == layer.weight_shape, layer
+    for stats in (None, random_stats(net.space, arch, 4)):
+        *said, whole = all_logits = logits(net.all_logits, x_BCHW, arch, stats)
+        assert len(said) == len(found)
+        assert torch.equal(whole, logits(net, x_BCHW, arch, stats))
+        extracted = logits(extract(net, arch, stats, all_logits=True), x_BCHW)
+        assert all(torch.equal(a, b) for a, b in zip(extracted, all_logits, strict=True))
+    model = outputs_model(with_exits(net.space, arch), found, fold(net, arch, stats), batch=None)
+    onnx.checker.check_model(model, full_check=True)
+    assert [each.name for each in model.graph.output] == ["logits", *(each.output for each in found)]
+    deployed = run_all_onnx(model, x_BCHW)
+    for mine, wanted in zip((*deployed[1:], deployed[0]), all_logits, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))

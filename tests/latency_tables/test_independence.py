@@ -16,7 +16,9 @@ MODULES = sorted(
 )
 AGENT = {*sys.stdlib_module_names, "numpy", "onnxruntime", "search_spaces", "latency_tables"}
 # What builds graphs, and what needs a builder: for the machine that plans, not for the board that measures.
-BUILDERS = {f"graphs.{name}" for name in ("graph", "nodes", "quantise", "preprocessing", "half_precision", "fallbacks")}
+BUILDERS = {
+    f"graphs.{name}" for name in ("graph", "nodes", "quantise", "preprocessing", "half_precision", "fallbacks", "exits")
+}
 NEED_BUILDERS = BUILDERS | {"measuring.peak", "graphs.ranges"}
 HEAVY = {"torch", "ray", "optuna", "sklearn", "pydantic", "scipy"}
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from nas.folder import RunFolder
 from nas.specialising import pair_export
-from nas.specialising.pair import ALLOWED, Cascade, Said, chosen_pair, outcome
+from nas.specialising.chain import ALLOWED, Said
+from nas.specialising.pair import Cascade, chosen_pair, outcome
 from supernets.dataset import load
 
 

@@ -143,13 +143,14 @@ def test_a_limit_that_no_mergers_meet_exports_nothing_and_says_the_closest(nas, 
     assert not (tmp_path / "out").exists()
 
 
-def test_networks_in_integers_and_pairs_are_not_merged():
+def test_networks_in_integers_or_pairs_or_with_exits_are_not_merged():
     space = define_space("tiny", precisions=["int8", "fp32"])
     check_mergeable([space.largest()])
     with pytest.raises(JobError, match=r"computes in int8, and only networks in fp32"):
         check_mergeable([space.largest(), space.smallest()])
-    with pytest.raises(JobError, match=r"export\.merge: the networks of a pair"):
-        ExportSettings(merge=0.8, pair=True)
+    for name, given in (("pair", {"pair": True}), ("exits", {"exits": "if"})):
+        with pytest.raises(JobError, match=rf"export\.merge does not go with export\.{name}; drop one"):
+            ExportSettings(merge=0.8, **given)
     with pytest.raises(JobError, match=r"export\.merge must be from"):
         ExportSettings(merge=1.0)
 

@@ -51,6 +51,9 @@ def families() -> dict[str, Space]:
         "hybrid, with blocks that do not attend": define_space(
             "hybrid", in_channels=1, stem=[1, 2], channels=[32, 48], widths=[0.5, 1.0], depths=[1, 3], heads=[0, 1, 3]
         ),
+        "tiny, exits and a precision a block": define_space(
+            "tiny", exits=["s1", "s2"], precisions=["int8", "fp32"], precision_per="block"
+        ),
         "tiny, a precision a stage": define_space("tiny", precisions=["int8", "fp32"]),
         "tiny, one precision": define_space("tiny", precisions=["int8", "fp32"], precision_per="network"),
         "mobilenet_v3, a precision a block": define_space(

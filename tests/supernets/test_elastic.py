@@ -43,6 +43,18 @@ def test_every_family_keeps_the_contract(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_it_keeps_the_contract_with_early_exits(family):
+    net = stirred(small_space(family, exits=["s1"]))
+    check_supernet(net, samples=0)
+    plain = Supernet(small_space(family), seed=3).state_dict()
+    drawn = Supernet(net.space, seed=3).state_dict()
+    assert all(torch.equal(drawn[name], tensor) for name, tensor in plain.items()), (
+        "exits change what others begin with"
+    )
+    assert all(name.startswith("exit.s1.") for name in drawn.keys() - plain.keys())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_net_held_channels_last_keeps_the_contract(family):
     check_supernet(stirred(small_space(family)).to(memory_format=torch.channels_last), samples=1)
 

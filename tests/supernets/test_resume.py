@@ -10,7 +10,7 @@ from supernets import layout as layout_module
 from supernets import train as train_module
 from supernets.checkpoint import save_supernet
 from supernets.errors import CheckpointError, TrainError
-from supernets.recipes import RECIPES, schedule
+from supernets.recipes import EXIT_TRAININGS, RECIPES, schedule
 from supernets.settings import Augmentation
 from supernets.supernet import Supernet
 from supernets.train import train
@@ -22,7 +22,8 @@ EVERY_PHASE = replace(SETTINGS, epochs=5)
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_interrupted_before_and_in_every_phase_ends_with_the_same_state(tmp_path, name):
-    names = [moment.phase.name for moment in schedule_of(replace(EVERY_PHASE, recipe=name)) if moment.first]
+    moments = schedule_of(replace(EVERY_PHASE, recipe=name), space_of("tiny"))
+    names = [moment.phase.name for moment in moments if moment.first]
     assert names == [phase.name for phase in RECIPES[name]]
     check_interrupted(tmp_path, space_of("tiny"), replace(EVERY_PHASE, recipe=name))
 
@@ -37,16 +38,21 @@ def test_it_does_so_in_every_family_and_layout(tmp_path, family, name, layout):
     check_interrupted(tmp_path, space_of(family), replace(SETTINGS, recipe=name, epochs=2, layout=layout))
 
 
-def schedule_of(settings):
+@pytest.mark.parametrize("exits", EXIT_TRAININGS)
+def test_it_does_so_with_early_exits(tmp_path, exits):
+    check_interrupted(tmp_path, space_of("tiny", exits=["s1"]), replace(SETTINGS, epochs=2, exits=exits))
+
+
+def schedule_of(settings, space):
     """Of 64 images in batches of 16."""
-    return schedule(RECIPES[settings.recipe], settings.epochs * 4, settings.warmup)
+    return schedule(settings.recipe_for(space), settings.epochs * 4, settings.warmup)
 
 
 def check_interrupted(folder, space, settings):
     dataset = bars(space)
     whole = train(space, dataset, settings)
     path = folder / "train.safetensors"
-    starts = [step for step, moment in enumerate(schedule_of(settings)) if moment.first]
+    starts = [step for step, moment in enumerate(schedule_of(settings, space)) if moment.first]
     left = {*starts, *(step + 1 for step in starts)} - {0}
 
     def interrupt_once(done, total, text):
@@ -120,6 +126,7 @@ def test_checkpoints_come_as_often_as_asked(tmp_path, monkeypatch):
         {"recipe": "progressive_shrinking"},
         {"augment": Augmentation(shift_px=2)},
         {"seed": 1},
+        {"exits": "joint"},
     ],
     ids=lambda change: next(iter(change)),
 )
