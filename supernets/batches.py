@@ -34,10 +34,14 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.labels) // BATCH)
 
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        span = slice(number * BATCH, (number + 1) * BATCH)
+        return self.normalise(_tensor(self.pixels[span])), _tensor(self.labels[span])
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.labels), BATCH):
-            span = slice(start, start + BATCH)
-            yield self.normalise(_tensor(self.pixels[span])), _tensor(self.labels[span])
+        return (self[number] for number in range(len(self)))
 
 
 def batch_of(images: Images, batch: int, step: int, seed: int) -> tuple[Tensor, Tensor]:

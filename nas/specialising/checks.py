@@ -18,6 +18,7 @@ from nas.errors import JobError
 from nas.searching.evaluator import THREADS
 from nas.specialising.specialise import LAYOUT, Specialised, Tuning, supernet_weights
 from search_spaces import Arch, precision_of
+from supernets.batches import Batches
 from supernets.calibrate import resize, resolution
 from supernets.evaluation import Evaluation, judged
 from supernets.side_by_side import side_by_side
@@ -26,7 +27,7 @@ from supernets.tasks import agreeing, task_of
 
 MAX_ABS_DIFF = 1e-4
 
-Labelled = Iterable[tuple[Tensor, Tensor]]
+Labelled = Batches | Sequence[tuple[Tensor, Tensor]]
 """Batches of normalised images (B, C, H, W) with their labels."""
 
 Answered = TypeVar("Answered")
@@ -148,9 +149,9 @@ def deployed_answers(made: Specialised, batches: Labelled) -> tuple[Answers, Par
 
 
 def batch_by_batch(answer: Callable[[tuple[Tensor, Tensor]], Answered], batches: Labelled) -> list[Answered]:
-    """Each batch answered by one thread, as rounding may depend on how many there are, and batches side by side."""
-    threads = torch.get_num_threads()
-    return list(side_by_side(answer, batches, threads, partial(torch.set_num_threads, THREADS)))
+    """Each batch made and answered by one thread, as rounding may depend on how many there are, and batches side by side."""
+    threads, begin = torch.get_num_threads(), partial(torch.set_num_threads, THREADS)
+    return list(side_by_side(lambda number: answer(batches[number]), range(len(batches)), threads, begin))
 
 
 def _joined(answered: Iterable[tuple[Tensor, Tensor]]) -> Answers:
