@@ -6,7 +6,7 @@ N images of all, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +24,13 @@ from latency_tables.measuring.sessions import Graph
 from nas.deployed import open_model
 from nas.errors import JobError
 from nas.profiling import protocol_of
-from nas.searching.evaluator import THREADS
 from nas.specialising.chain import ALLOWED, NEVER, Said, answered_by, cheapest, expected, links
-from nas.specialising.checks import MAX_ABS_DIFF, Answers, Checked, Labelled
+from nas.specialising.checks import MAX_ABS_DIFF, Answers, Checked, Labelled, batch_by_batch
 from nas.specialising.model_file import write_model
 from nas.specialising.specialise import Weights
 from nas.specialising.workshop import Exporting
 from search_spaces import Arch, Exit, Layer, exits, precision_of, with_exits
 from supernets.calibrate import resize, resolution
-from supernets.threads import torch_threads
 
 Json = Any
 
@@ -144,14 +142,17 @@ class _Made:
         """What each exit, and last the network, says of images; and how far the logits are from torch's at most."""
         session, module = open_model(self.whole, self.arch.id), self.weights.all_logits
         assert module is not None, "the space has exits"
-        parts, labels, difference = [], [], 0.0
-        with torch_threads(THREADS), torch.no_grad():
-            for x_BCHW, y_B in self.sized(images):
-                found = run_outputs(session, x_BCHW, self.exits)
-                for mine, torchs in zip(found, module(x_BCHW), strict=True):
-                    difference = max(difference, float((mine - torchs).abs().max()))
-                parts.append(found)
-                labels.append(y_B)
+
+        def answer(batch: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor, float]:
+            sized = self.sized(batch[0])
+            with torch.no_grad():
+                wanted = module(sized)
+            found = run_outputs(session, sized, self.exits)
+            gaps = [float((mine - torchs).abs().max()) for mine, torchs in zip(found, wanted, strict=True)]
+            return found, batch[1], float(np.max(gaps))  # which keeps what is no number
+
+        parts, labels, differences = zip(*batch_by_batch(answer, images), strict=True)
+        difference = float(np.max(differences))
         if not difference <= MAX_ABS_DIFF:  # nor where it is not a number
             raise JobError(
                 f"the ONNX model of {self.arch.id} with its exits differs from torch by {difference:.2g} (at most "
@@ -160,8 +161,8 @@ class _Made:
         whole = torch.cat(labels)
         return tuple(Answers(torch.cat(each), whole) for each in zip(*parts, strict=True)), difference
 
-    def sized(self, images: Labelled) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((resize(x_BCHW, resolution(self.arch)).contiguous(), y_B) for x_BCHW, y_B in images)
+    def sized(self, x_BCHW: Tensor) -> Tensor:
+        return resize(x_BCHW, resolution(self.arch)).contiguous()
 
     def measured(self, device: Device, checked: Checked, kind: str) -> dict[str, list[float]]:
         """Median latencies in ms: `whole` of the network without exits; `outputs` of the graph cut off after each exit, and
@@ -225,8 +226,8 @@ class _Made:
             return found
         session, said = open_model(branching, self.arch.id), [Said.of(each) for each in self.test[0]]
         wanted_N, done = answered_by(said, thresholds), 0
-        for x_BCHW, _ in self.sized(self.run.workshop.test):
-            for x_CHW in x_BCHW[: BRANCHED - done]:
+        for x_BCHW, _ in self.run.workshop.test:
+            for x_CHW in self.sized(x_BCHW[: BRANCHED - done]):
                 logits, left_at = session.run([OUTPUT, LEFT_AT], {INPUT: x_CHW[None].numpy()})
                 self._same(int(left_at[0]), int(wanted_N[done]), logits, done, thresholds)
                 done += 1
