@@ -158,7 +158,7 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
         (
             code(export["file"]),
             escaped(export["pick"]),
-            code(export["arch_id"]) + (", convolutions merged" if export.get("merged") else ""),
+            code(export["arch_id"]) + _beside(export),
             f"{amount(export['bytes'])}B",
             code(export["sha256"][:12] + "…"),
             small(export["max_abs_diff"]),
@@ -172,6 +172,14 @@ def exports_table(name: str, exports: Sequence[Mapping[str, Any]]) -> str:
     columns = ["File", "Pick", "Network", "#Size", "SHA-256", "#Max abs difference", "#Agreement"]
     columns += ["#Unlike the largest", "#Forgotten", "#ECE"]
     return table(f"Files exported for {name}", columns, rows)
+
+
+def _beside(export: Mapping[str, Any]) -> str:
+    """What was made of a network beside handing it over."""
+    if export.get("merged"):
+        return ", convolutions merged"
+    exits = export.get("exits")
+    return f", {exits['latency_ms']:.3f} ms expected with early exits" if exits else ""
 
 
 def trust_list(predictor: Mapping[str, Any], again: Sequence[Network]) -> str:

@@ -12,12 +12,15 @@ from latency_tables.device import Device
 from nas import pipeline
 from nas.folder import RunFolder
 from nas.job import read_job
+from nas.run_tables import exports_table
 from nas.specialising import early_exits
 from nas.specialising.chain import Thresholds
 from nas.specialising.early_exits import refusal
+from nas.terminal import print_result
 from search_spaces import define_space
 from supernets.dataset import load
 from tests.nas.fakes import FakeDisplay, on_a_quiet_machine, write_job
+from tests.nas.made_up_run import example
 
 TWO_STAGES = {
     "space__channels": [16, 32],
@@ -149,3 +152,12 @@ def test_exits_need_a_space_that_has_them_and_images_of_one_class(nas, copied, t
     assert "train.exits is about early exits, and the space has none; set space.exits" in nas("run", job).complaint
     job = write_job(tmp_path / "job.yaml", **TWO_STAGES, space__exits=["s3"])
     assert "space: exits must list stages of s1, in this order, not ['s3']" in nas("run", job).complaint
+
+
+def test_reports_and_terminals_tell_what_is_expected(capsys):
+    summary = example(devices=1)
+    (device,) = summary["devices"]
+    device["exports"][0]["exits"] = {"kind": "if", "test_accuracy": 0.876, "latency_ms": 0.1234}
+    print_result(summary, RunFolder(Path("runs/one")))
+    assert "test 87.6% in 0.123 ms, as is expected of images that may" in capsys.readouterr().out
+    assert "0.123 ms expected with early exits" in exports_table("one", device["exports"])
