@@ -407,16 +407,13 @@ def _stage(
     context: Run, name: str, again: bool, as_json: bool, *, new: bool = False, overrides: list[str] | None = None
 ) -> None:
     from nas import pipeline
-    from nas.job import changed_job
-    from nas.specialising.specialise import check_versions
 
     folder = context.folder
     if overrides and not again and name in folder.stages():
         fail(f"{folder.root}: the {name} stage is finished; add --again to run it anew under another job")
     with _at_work(folder, new):
         if overrides:
-            context = replace(context, job=changed_job(context.job, name, overrides))
-            check_versions(context.job.export)
+            context = _changed(context, name, overrides)
             folder.change(context.job)
             folder.enter(context.job.space_for(folder.space.settings["num_classes"]))
         if again:
@@ -426,15 +423,22 @@ def _stage(
         print(json.dumps(folder.result(name)))
 
 
-def _export_into(context: Run, out: Path, force: bool, changes: list[str], as_json: bool) -> None:
-    from nas import pipeline
+def _changed(context: Run, stage: str, changes: list[str]) -> Run:
+    """The same under another job, which is checked before anything is done for it."""
     from nas.job import changed_job
     from nas.specialising.specialise import check_versions
 
-    job = changed_job(context.job, "export", changes)
+    job = changed_job(context.job, stage, changes)
     check_versions(job.export)
+    return replace(context, job=job)
+
+
+def _export_into(context: Run, out: Path, force: bool, changes: list[str], as_json: bool) -> None:
+    from nas import pipeline
+
+    context = _changed(context, "export", changes)
     with context.folder.held():
-        devices = pipeline.export_into(replace(context, job=job), out, force)
+        devices = pipeline.export_into(context, out, force)
     made = [each["file"] for device in devices for each in device["exports"]]
     made += [device["pair"]["folder"] for device in devices if device["pair"]]
     print(json.dumps({"devices": devices}) if as_json else "\n".join(made))
