@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -86,8 +87,8 @@ def _merged_line(made: Mapping[str, Any]) -> str:
 def _exits_line(made: Mapping[str, Any]) -> str:
     exits = made["exits"]
     return (
-        f"{made['file']}: test {exits['test_accuracy']:.1%} in {exits['latency_ms']:.3f} ms, as is expected of images that may "
-        "leave at early exits"
+        f"{Path(made['file']).with_name('exits.onnx')}: test {exits['test_accuracy']:.1%} in {exits['latency_ms']:.3f} ms, as is "
+        "expected of images that may leave early"
     )
 
 

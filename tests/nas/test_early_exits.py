@@ -159,5 +159,5 @@ def test_reports_and_terminals_tell_what_is_expected(capsys):
     (device,) = summary["devices"]
     device["exports"][0]["exits"] = {"kind": "if", "test_accuracy": 0.876, "latency_ms": 0.1234}
     print_result(summary, RunFolder(Path("runs/one")))
-    assert "test 87.6% in 0.123 ms, as is expected of images that may" in capsys.readouterr().out
+    assert "/exits.onnx: test 87.6% in 0.123 ms, as is expected of images that may leave" in capsys.readouterr().out
     assert "0.123 ms expected with early exits" in exports_table("one", device["exports"])
