@@ -85,9 +85,9 @@ def _merged_line(made: Mapping[str, Any]) -> str:
 
 
 def _exits_line(made: Mapping[str, Any]) -> str:
-    exits = made["exits"]
+    exits, file = made["exits"], Path(made["file"]).with_name("exits.onnx")
     return (
-        f"{Path(made['file']).with_name('exits.onnx')}: test {exits['test_accuracy']:.1%} in {exits['latency_ms']:.3f} ms, as is "
+        f"{file}: test {exits['test_accuracy']:.1%} in {exits['latency_ms']:.3f} ms, as is "
         "expected of images that may leave early"
     )
 

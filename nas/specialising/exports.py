@@ -79,12 +79,17 @@ def exported(
 
 def _make(run: Exporting, devices: Sequence[Device], picks: Sequence[Picked], progress: Progress) -> None:
     """All networks that are picked, before any is written: what one of them fails in leaves nothing half done."""
-    space = run.trained.searched
-    for device, each in zip(devices, picks, strict=True):
-        front = run.told.search(device.name)["front"]
-        for index in each.indices.values():
-            progress(0, 3 * len(devices), f"making {front[index]['arch_id']}")
-            run.workshop.checked(space.arch(front[index]["arch"]), device.batch)
+    fronts = [run.told.search(device.name)["front"] for device in devices]
+    wanted = [
+        (run.trained.searched.arch(front[index]["arch"]), device.batch)
+        for device, front, each in zip(devices, fronts, picks, strict=True)
+        for index in each.indices.values()
+    ]
+    if run.trained.job.export.merge is not None:
+        check_mergeable(arch for arch, _ in wanted)
+    for arch, batch in wanted:
+        progress(0, 3 * len(devices), f"making {arch.id}")
+        run.workshop.checked(arch, batch)
 
 
 def _make_shallow(run: Exporting, device: Device, picks: Picked, progress: Progress) -> dict[int, Shallow]:
@@ -93,7 +98,6 @@ def _make_shallow(run: Exporting, device: Device, picks: Picked, progress: Progr
         return {}
     front, steps = run.told.search(device.name)["front"], 3 * len(run.trained.job.devices)
     archs = {index: run.trained.searched.arch(front[index]["arch"]) for index in picks.indices.values()}
-    check_mergeable(archs.values())
     machine = run.machine(device)
     return {
         i: made_shallow(run.workshop, arch, device, machine, partial(progress, 0, steps)) for i, arch in archs.items()
