@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from torch import Tensor
 
 from latency_tables.errors import LatencyError
@@ -20,11 +19,10 @@ from latency_tables.graphs.preprocessing import with_preprocessing
 from latency_tables.measuring.end_to_end import Preprocessing
 from nas.deployed import answers_of, open_model
 from nas.errors import JobError
-from nas.specialising.checks import Answers, Checked
+from nas.specialising.checks import Answers, Checked, model_answers
 from search_spaces import precision_of
 from search_spaces.files import write_bytes
 from supernets.batches import Batches
-from supernets.calibrate import resize, resolution
 from supernets.dataset import Dataset
 from supernets.tasks import agreeing, task_of
 
@@ -56,9 +54,7 @@ def ort_file(model: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, T
 
 def _answered(made: bytes, checked: Checked, dataset: Dataset) -> tuple[bytes, Tensor]:
     """A model that takes what `model.onnx` takes, with its answers."""
-    session = open_model(made, checked.arch.id)
-    sized = (resize(x, resolution(checked.arch)).contiguous() for x, _ in Batches.of(dataset.test, dataset, IMAGES))
-    return made, torch.cat([answers_of(session, x_BCHW.numpy()) for x_BCHW in sized])
+    return made, model_answers(made, checked.arch, Batches.of(dataset.test, dataset, IMAGES)).logits_NK
 
 
 COMPANIONS: dict[str, tuple[str, Callable[[bytes, Checked, Dataset], tuple[bytes, Tensor]]]] = {
