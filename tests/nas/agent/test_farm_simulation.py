@@ -31,6 +31,9 @@ TASKS = 10
 """Of each machine."""
 TROUBLE, KILLS, TORN, CRASHES, WIPED = 0.08, 0.03, 0.005, 0.1, 0.1
 """Chances: of a request to suffer, of an agent to die in one or around a write, of measuring to end, of a disk to be lost."""
+GIVEN_UP = 2
+"""Tasks at most whose measuring ended three times in a row before a round was done. One was, once in some twenty simulations of
+1,000: they come in another order each time, since the ids of tasks are drawn."""
 REQUEST_S, POLL_S = 0.3, 20.0
 DEVICE = Device("board")
 
@@ -173,10 +176,14 @@ def test_every_task_ends_once_with_all_that_was_acknowledged(torn, monkeypatch, 
         torn()
         simulation.run(simulation.time.now_s + 7 * 86_400)
         assert simulation.kills > machines  # or this test tests nothing
+        given_up = 0
         for task_id, model in simulation.tasks.items():
             state, _, error = simulation.row(task_id)
             if model.startswith(BROKEN):
                 assert (state, error["fault"]) == ("FAILED", "user")
+                continue
+            if state == "FAILED" and "before a round was done" in error["message"]:
+                given_up += 1
                 continue
             assert state == "SUCCEEDED", error
             found = simulation.farm.tasks.measured(task_id)
@@ -189,4 +196,5 @@ def test_every_task_ends_once_with_all_that_was_acknowledged(torn, monkeypatch, 
                 assert found[key].rounds[: len(before.rounds)] == before.rounds
             assert {key: len(each.rounds) for key, each in found.items()} == {"a": 3, "b": 3}
             assert {each.energy for each in found.values()} == {ENERGY if int(model.split()[-1]) % 2 else None}
+        assert given_up <= GIVEN_UP
         simulation.db.close()
