@@ -54,7 +54,7 @@ class Deployed:
         stats: of batch norm. calibration: batches of normalised training images.
         """
         plain = float_arch(space, arch)
-        images = resize(calibration[0][:RANGE_IMAGES], resolution(arch)).contiguous()
+        images = as_given(calibration[0][:RANGE_IMAGES], arch)
         return Deployed(space, plain, fold(net, plain, stats), images)
 
     @cached_property
@@ -83,6 +83,11 @@ def open_model(model: bytes, name: str) -> ort.InferenceSession:
         raise JobError(f"ONNX Runtime cannot load the model of {name}: {error}") from error
 
 
+def as_given(x_BCHW: Tensor, arch: Arch) -> Tensor:
+    """Images of the size and in the order of numbers in which a graph of an architecture takes them."""
+    return resize(x_BCHW, resolution(arch)).contiguous()
+
+
 def answers_of(session: ort.InferenceSession, images: NDArray[Any]) -> Tensor:
     """Logits (B, K) of images as the graph takes them, in portions; one of a fixed batch gets its own, the last one padded."""
     entry = session.get_inputs()[0]
@@ -99,6 +104,5 @@ def score_of(model: ModelProto, arch: Arch, images: Iterable[tuple[Tensor, Tenso
     session, kept = open_model(model.SerializeToString(), arch.id), []
     for x_BCHW, y_B in images:
         task = task_of(y_B)
-        sized = resize(x_BCHW, resolution(arch)).contiguous()
-        kept.append(task.kept(answers_of(session, sized.numpy()), y_B))
+        kept.append(task.kept(answers_of(session, as_given(x_BCHW, arch).numpy()), y_B))
     return task.score(torch.cat(kept))

@@ -13,13 +13,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from nas.deployed import PORTION, answers_of, open_model
+from nas.deployed import PORTION, answers_of, as_given, open_model
 from nas.errors import JobError
 from nas.searching.evaluator import THREADS
 from nas.specialising.specialise import LAYOUT, Specialised, Tuning, supernet_weights
 from search_spaces import Arch, precision_of
 from supernets.batches import Batches
-from supernets.calibrate import resize, resolution
 from supernets.evaluation import Evaluation, judged
 from supernets.side_by_side import side_by_side
 from supernets.supernet import Supernet
@@ -119,7 +118,7 @@ def model_answers(model: bytes, arch: Arch, batches: Labelled) -> Answers:
 
     def answer(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x_BCHW, y_B = batch
-        return answers_of(session, resize(x_BCHW, resolution(arch)).contiguous().numpy()), y_B
+        return answers_of(session, as_given(x_BCHW, arch).numpy()), y_B
 
     return _joined(batch_by_batch(answer, batches))
 
@@ -130,7 +129,7 @@ def deployed_answers(made: Specialised, batches: Labelled) -> tuple[Answers, Par
 
     def answer(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         x_BCHW, y_B = batch
-        sized = resize(x_BCHW, resolution(made.arch)).contiguous()
+        sized = as_given(x_BCHW, made.arch)
         with torch.no_grad():
             wanted = torch.cat([made.plain(x.contiguous(memory_format=LAYOUT)) for x in torch.split(sized, PORTION)])
         return answers_of(session, sized.numpy()), y_B, wanted

@@ -21,7 +21,7 @@ from latency_tables.device import Device
 from latency_tables.graphs.exits import LEFT_AT, branching_model, outputs_model, up_to
 from latency_tables.graphs.nodes import INPUT, OUTPUT
 from latency_tables.measuring.sessions import Graph
-from nas.deployed import open_model
+from nas.deployed import as_given, open_model
 from nas.errors import JobError
 from nas.profiling import protocol_of
 from nas.specialising.chain import ALLOWED, NEVER, Said, answered_by, cheapest, expected, links
@@ -30,7 +30,6 @@ from nas.specialising.model_file import write_model
 from nas.specialising.specialise import Weights
 from nas.specialising.workshop import Exporting
 from search_spaces import Arch, Exit, Layer, exits, precision_of, with_exits
-from supernets.calibrate import resize, resolution
 
 Json = Any
 
@@ -144,7 +143,7 @@ class _Made:
         assert module is not None, "the space has exits"
 
         def answer(batch: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor, float]:
-            sized = self.sized(batch[0])
+            sized = as_given(batch[0], self.arch)
             with torch.no_grad():
                 wanted = module(sized)
             found = run_outputs(session, sized, self.exits)
@@ -160,9 +159,6 @@ class _Made:
             )
         whole = torch.cat(labels)
         return tuple(Answers(torch.cat(each), whole) for each in zip(*parts, strict=True)), difference
-
-    def sized(self, x_BCHW: Tensor) -> Tensor:
-        return resize(x_BCHW, resolution(self.arch)).contiguous()
 
     def measured(self, device: Device, checked: Checked, kind: str) -> dict[str, list[float]]:
         """Median latencies in ms: `whole` of the network without exits; `outputs` of the graph cut off after each exit, and
@@ -227,7 +223,7 @@ class _Made:
         session, said = open_model(branching, self.arch.id), [Said.of(each) for each in self.test[0]]
         wanted_N, done = answered_by(said, thresholds), 0
         for x_BCHW, _ in self.run.workshop.test:
-            for x_CHW in self.sized(x_BCHW[: BRANCHED - done]):
+            for x_CHW in as_given(x_BCHW[: BRANCHED - done], self.arch):
                 logits, left_at = session.run([OUTPUT, LEFT_AT], {INPUT: x_CHW[None].numpy()})
                 self._same(int(left_at[0]), int(wanted_N[done]), logits, done, thresholds)
                 done += 1

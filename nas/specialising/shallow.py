@@ -23,9 +23,9 @@ from search_spaces import Arch, Space, arch_cost, fixed_space, float_arch, netwo
 from search_spaces.mergers import Merger, convolutions, merged, mergers
 from supernets.batches import Batches
 from supernets.calibrate import calibrate
-from supernets.finetune import EPOCHS, Tuned, finetune
+from supernets.finetune import Tuned
 from supernets.merging import Plain, fitted, merged_supernet, refitted, rises
-from supernets.supernet import Stats, Supernet
+from supernets.supernet import Stats
 from supernets.threads import torch_threads
 
 Json = Any
@@ -108,7 +108,7 @@ def made_shallow(workshop: Workshop, arch: Arch, device: Device, machine: Machin
         net = merged_supernet(trained.net, given.arch, given.stats, kernels, workshop.calibration)
     own = net.space.largest()
     waiting(f"training {own.id}, merged from {arch.id}")
-    tuned = _tuned(workshop, net)
+    tuned = workshop.trained_alone(net, own, own.id, teacher=trained.net)
     weights = tuned_weights(net.space, tuned, supernet_weights(net, net.space, own, workshop.calibration))
     checked = check(specialise(own, weights, trained.job.export, device.batch), workshop.test, workshop.largest)
     counted = convolutions(given.plain.layers), convolutions(network(net.space, own))
@@ -196,19 +196,3 @@ def _latency(given: _Given, chosen: Sequence[Merger]) -> float:
     protocol = protocol_of(given.workshop.trained.job)
     found = measured_together(spaces, given.device, given.machine, protocol, given.waiting)
     return found[MERGED] / found[WHOLE]
-
-
-def _tuned(workshop: Workshop, net: Supernet) -> Tuned:
-    """A merged network, trained with the largest of the space as its teacher."""
-    trained, own = workshop.trained, net.space.largest()
-    epochs = trained.job.export.finetune or EPOCHS
-    return finetune(
-        net,
-        own,
-        trained.dataset,
-        workshop.calibration,
-        trained.job.train,
-        epochs=epochs,
-        teacher=trained.net,
-        path=trained.folder.root / f"finetune-{own.id}-{epochs}.safetensors",
-    )

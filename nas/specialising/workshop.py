@@ -17,6 +17,7 @@ from nas.trained import Trained
 from search_spaces import Arch, Layer, float_arch, lifted, network, precision_of
 from supernets.fake_quant import FakeQuantisation
 from supernets.finetune import EPOCHS, Tuned, finetune
+from supernets.supernet import Supernet
 
 Note = Callable[[str], None]
 
@@ -59,6 +60,32 @@ class Workshop:
             most = self.trained.job.export.max_drop
             self._weights[arch] = given if most is None else self._within(arch, given, most)
         return self._weights[arch]
+
+    def trained_alone(
+        self,
+        net: Supernet,
+        arch: Arch,
+        name: str,
+        *,
+        teacher: Supernet | None = None,
+        start: Tuned | None = None,
+        quantisation: FakeQuantisation | None = None,
+    ) -> Tuned:
+        """An architecture of a supernet, fine-tuned for as long as the job says; one that was interrupted under this name goes
+        on."""
+        trained, epochs = self.trained, self.trained.job.export.finetune or EPOCHS
+        return finetune(
+            net,
+            arch,
+            trained.dataset,
+            self.calibration,
+            trained.job.train,
+            epochs=epochs,
+            teacher=teacher,
+            start=start,
+            quantisation=quantisation,
+            path=trained.folder.root / f"finetune-{name}-{epochs}.safetensors",
+        )
 
     def done(self) -> None:
         """Remove what only an interrupted export needs."""
@@ -103,19 +130,9 @@ class Workshop:
         return tuned
 
     def _finetune(self, arch: Arch, quantisation: FakeQuantisation | None) -> Tuned:
-        trained, epochs = self.trained, self.trained.job.export.finetune or EPOCHS
-        plain = arch if quantisation is None else float_arch(trained.searched, arch)
-        found = finetune(
-            trained.net,
-            plain,
-            trained.dataset,
-            self.calibration,
-            trained.job.train,
-            epochs=epochs,
-            start=self._tuned.get(plain) if quantisation is not None else None,
-            quantisation=quantisation,
-            path=trained.folder.root / f"finetune-{arch.id}-{epochs}.safetensors",
-        )
+        plain = arch if quantisation is None else float_arch(self.trained.searched, arch)
+        start = self._tuned.get(plain) if quantisation is not None else None
+        found = self.trained_alone(self.trained.net, plain, arch.id, start=start, quantisation=quantisation)
         how = "in floats" if quantisation is None else "as integers"
         self._note(
             f"{arch.id} trained alone {how}: {100 * found.before:.1f}% of the validation images before, "
@@ -141,7 +158,7 @@ class Exporting:
     into: Path
     machine: Callable[[Device], Machine]
     display: Display
-    fronts: bool = True
+    fronts: bool
 
     @property
     def trained(self) -> Trained:
